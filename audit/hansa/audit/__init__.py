@@ -1,0 +1,1 @@
+"""The auditor's tools; they need neither torch nor a connection."""

@@ -1,0 +1,1 @@
+"""One merchant's site."""

@@ -1,0 +1,87 @@
+"""Runs the Flower app on one task's content, in this process."""
+
+import json
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from hansa.client.app import app
+from hansa.client.plans import PlanShelf
+from hansa.client.site import Site, SiteSettings
+from hansa.core.content import Content
+from hansa.core.errors import HansaError
+from hansa.core.plan import RunPlan
+
+_NODE_ID = 2
+_OPERATOR_NODE_ID = 1
+
+
+class ApplicationError(HansaError):
+    """The Flower app gave no usable reply."""
+
+
+class FlowerApplication:
+    """A Flower ``ClientApp`` as the node calls it; the app sees what it would see under Flower itself."""
+
+    def __init__(self, site: Site, settings: SiteSettings, client_app: ClientApp = app) -> None:
+        self._site = site
+        self._settings = settings
+        self._app = client_app
+
+    def __call__(self, plan: RunPlan, phase: str, content: bytes) -> bytes:
+        """The reply's content file.
+
+        Raises:
+            ApplicationError: the app answered with an error.
+            InvalidInputError: the content is malformed.
+        """
+        PlanShelf(self._site.plans).keep(plan)
+        message = Message(to_records(Content.from_bytes(content)), metadata=_metadata(phase))
+        reply = self._app(message=message, context=self._context(plan))
+        if reply.has_error():
+            raise ApplicationError(f"the app answered with error {reply.error.code}")
+        return to_content(reply.content).to_bytes()
+
+    def _context(self, plan: RunPlan) -> Context:
+        return Context(
+            run_id=1,
+            node_id=_NODE_ID,
+            node_config={"site-folder": str(self._site.path)},
+            state=RecordDict(),
+            run_config={"plan": json.dumps(plan.model_dump(mode="json"))},
+        )
+
+
+def to_records(content: Content) -> RecordDict:
+    """A content file's records as Flower's."""
+    records = RecordDict()
+    for key, arrays in content.arrays.items():
+        records[key] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    for key, metrics in content.metrics.items():
+        records[key] = MetricRecord(dict(metrics))
+    for key, config in content.configs.items():
+        records[key] = ConfigRecord(dict(config))
+    return records
+
+
+def to_content(records: RecordDict) -> Content:
+    """Flower's records as a content file's."""
+    return Content(
+        arrays={key: {name: array.numpy() for name, array in record.items()} for key, record in records.array_records.items()},
+        metrics={key: dict(record) for key, record in records.metric_records.items()},
+        configs={key: dict(record) for key, record in records.config_records.items()},
+    )
+
+
+def _metadata(phase: str) -> Metadata:
+    return Metadata(
+        run_id=1,
+        message_id="task",
+        src_node_id=_OPERATOR_NODE_ID,
+        dst_node_id=_NODE_ID,
+        reply_to_message_id="",
+        group_id="",
+        created_at=0.0,
+        ttl=86_400.0,
+        message_type=phase,
+    )

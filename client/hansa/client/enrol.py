@@ -1,0 +1,133 @@
+"""Joining a federation: the key is made here, a request goes out, a certificate comes back."""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hansa.client.channel import CALL_TIMEOUT_S, open_channel, translated
+from hansa.client.entropy import SystemEntropy
+from hansa.client.ledger_store import LedgerStore
+from hansa.client.site import Site, SiteSettings
+from hansa.client.version import PROTOCOL
+from hansa.core.credentials import write_credentials
+from hansa.core.errors import ConflictError, InvalidInputError
+from hansa.core.identity import (
+    Credentials,
+    Identity,
+    Key,
+    Role,
+    certificate_of,
+    certificate_request,
+    identity_of,
+    issue,
+    key_pem,
+    load_key,
+    make_authority,
+    make_key,
+)
+from hansa.core.invitation import Invitation
+from hansa.core.storage import write_atomically
+from hansa.protos.v1 import enrolment_pb2 as pb
+from hansa.protos.v1 import enrolment_pb2_grpc as rpc
+
+_SITE_VALID = dt.timedelta(days=3650)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What the merchant agrees to when it joins."""
+
+    epsilon_cap: float
+    """The privacy ledger refuses whatever would bring a shopper's epsilon above this, for ever."""
+    delta: float
+    base_models: Mapping[str, Path]
+    serving_port: int
+    update_period_s: float
+
+
+def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> SiteSettings:
+    """Makes the site a member; repeating it after a lost reply is harmless.
+
+    Raises:
+        ConflictError: the site is a member already.
+        UnauthorisedError: the invitation is not valid any more.
+        TransportError: the server cannot be reached.
+    """
+    if site.has_joined():
+        raise ConflictError(f"{site.path} has joined already; choose another folder with --site")
+    key = _own_key(site)
+    ledger_key = _open_ledger(site, terms, now)
+    membership = _ask(site, invitation, ledger_key)
+    certificate = certificate_of(membership.certificate_der)
+    if identity_of(certificate) != Identity(role=Role.MERCHANT, name=invitation.merchant):
+        raise InvalidInputError("the server issued a certificate for somebody else; tell the operator")
+    write_credentials(site.identity, "merchant", Credentials(key=key, certificate=certificate))
+    write_atomically(site.identity / "authority.pem", invitation.authority_pem.encode())
+    write_atomically(site.identity / "root.json", membership.tuf_root)
+    make_application_credentials(site, now)
+    settings = SiteSettings(
+        merchant=invitation.merchant,
+        server_address=invitation.address,
+        plan_public_key=membership.plan_public_key.hex(),
+        base_models=dict(terms.base_models),
+        serving_port=terms.serving_port,
+        update_period_s=terms.update_period_s,
+    )
+    site.write(settings)
+    return settings
+
+
+def make_application_credentials(site: Site, now: dt.datetime) -> None:
+    """Certificates for the shop's own applications, from an authority that exists on this site alone."""
+    authority = make_authority("Hansa site applications", now=now, valid_for=_SITE_VALID)
+    service = Identity(role=Role.SERVER, name="retail")
+    caller = Identity(role=Role.APPLICATION, name="shop")
+    write_credentials(site.applications, "authority", authority)
+    for name, identity, hosts in (("service", service, ("localhost", "127.0.0.1")), ("shop", caller, ())):
+        key = make_key()
+        certificate = issue(authority, key.public_key(), identity, now=now, valid_for=_SITE_VALID, hosts=hosts)
+        write_credentials(site.applications, name, Credentials(key=key, certificate=certificate))
+
+
+def _own_key(site: Site) -> Key:
+    path = site.identity / "merchant.key.pem"
+    if path.exists():
+        return load_key(path.read_bytes())
+    key = make_key()
+    write_atomically(path, key_pem(key), mode=0o600)
+    return key
+
+
+def _ask(site: Site, invitation: Invitation, ledger_key: bytes) -> pb.Membership:
+    request_file = site.identity / "request.der"
+    if not request_file.exists():
+        # Signatures are randomised: the very same request must be sent again after a lost reply.
+        write_atomically(request_file, certificate_request(_own_key(site), invitation.merchant))
+    request = pb.JoinRequest(
+        protocol=PROTOCOL, csr_der=request_file.read_bytes(), ledger_public_key=ledger_key
+    )
+    channel = open_channel(
+        invitation.address,
+        authority_pem=invitation.authority_pem.encode(),
+        key_pem=invitation.key_pem.encode(),
+        certificate_pem=invitation.certificate_pem.encode(),
+    )
+    with channel, translated(invitation.address):
+        return rpc.EnrolmentStub(channel).Join(request, timeout=CALL_TIMEOUT_S)
+
+
+def _open_ledger(site: Site, terms: Terms, now: dt.datetime) -> bytes:
+    """Opens the privacy ledger (or finds the one of an earlier attempt); returns its public key."""
+    try:
+        store = LedgerStore.create(
+            site.ledger,
+            cap_epsilon=terms.epsilon_cap,
+            delta=terms.delta,
+            entropy=SystemEntropy(),
+            now=now,
+        )
+    except ConflictError:
+        store = LedgerStore.open(site.ledger)
+    with store:
+        return bytes.fromhex(store.ledger.opening.public_key)

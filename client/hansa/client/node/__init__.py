@@ -1,0 +1,1 @@
+"""The merchant's side of the rounds: takes tasks, answers them, loses nothing."""

@@ -1,0 +1,107 @@
+"""What would leave the premises under a plan: shown before anything is joined, trained or sent."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from hansa.core.errors import InvalidInputError
+from hansa.core.models.shapes import trained_shapes
+from hansa.core.plan import RunPlan
+from hansa.core.privacy.accounting import epsilon_pld, round_up
+from hansa.core.privacy.plan import PrivacyPlan
+
+_BYTES_PER_FLOAT = 4
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LeavingTensor(_Part):
+    """One array of an update."""
+
+    name: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+class LeavingMetric(_Part):
+    """One number that is sent beside the arrays."""
+
+    name: str
+    protection: str
+
+
+class Preview(_Part):
+    """Everything that a plan lets out of one merchant."""
+
+    plan: str
+    plan_digest: str
+    rounds: int
+    tensors: tuple[LeavingTensor, ...]
+    bytes_per_round: int
+    tensors_protection: str
+    metrics: tuple[LeavingMetric, ...]
+    never_leaves: tuple[str, ...]
+    epsilon_per_round: str
+    epsilon_total: str
+    delta: float
+    unit: str
+
+
+def preview(plan: RunPlan, base_models: Mapping[str, Path]) -> Preview:
+    """What the plan lets out, computed on this machine from the plan and the public model alone.
+
+    Raises:
+        InvalidInputError: the plan's base model is not known here.
+    """
+    privacy = PrivacyPlan.of(plan)
+    shapes = trained_shapes(plan.training, _encoder_config(plan, base_models))
+    tensors = tuple(_tensor(name, shape) for name, shape in shapes.items())
+    return Preview(
+        plan=plan.name,
+        plan_digest=plan.digest,
+        rounds=plan.federation.rounds,
+        tensors=tensors,
+        bytes_per_round=sum(tensor.size_bytes for tensor in tensors),
+        tensors_protection=(
+            f"each of {privacy.local_steps} steps a round: Poisson sample of shoppers (rate {privacy.sampling_rate}), "
+            f"clipped to {privacy.clip_norm} per shopper, Gaussian noise of {privacy.noise_std:g} added here"
+        ),
+        metrics=_metrics(plan),
+        never_leaves=("shoppers", "events", "counts of shoppers or events", "losses", "the personal report"),
+        epsilon_per_round=str(round_up(epsilon_pld([privacy.round_event()], privacy.delta))),
+        epsilon_total=str(round_up(epsilon_pld(privacy.run_events(), privacy.delta))),
+        delta=privacy.delta,
+        unit=privacy.unit,
+    )
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> LeavingTensor:
+    size = _BYTES_PER_FLOAT
+    for side in shape:
+        size *= side
+    return LeavingTensor(name=name, shape=shape, size_bytes=size)
+
+
+def _metrics(plan: RunPlan) -> tuple[LeavingMetric, ...]:
+    weight = LeavingMetric(name="num-examples", protection="always 1; no count")
+    noise = plan.privacy.evaluation_noise_multiplier
+    if noise is None:
+        return (weight,)
+    protection = f"once, at the end: Gaussian noise of {noise} times the sensitivity added here, paid for in epsilon"
+    names = ("recall-at-10-sum over held-out shoppers", "number of held-out shoppers")
+    return (weight, *(LeavingMetric(name=name, protection=protection) for name in names))
+
+
+def _encoder_config(plan: RunPlan, base_models: Mapping[str, Path]) -> dict[str, int]:
+    folder = base_models.get(plan.model.base)
+    if folder is None:
+        raise InvalidInputError(f"no folder is given for the base model {plan.model.base!r}; name it with --base-model")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return {"hidden_size": int(config["hidden_size"]), "layers": int(config["num_hidden_layers"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInputError(f"{folder} is no Hugging Face folder of a BERT-like encoder: {error}") from error

@@ -1,0 +1,134 @@
+"""Where a merchant's site gets signed bytes from: the Releases service over gRPC, or a test's fake.
+
+Nothing that a source returns is believed; the updater verifies it. Every call has a deadline.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import grpc
+from tuf.api.exceptions import DownloadHTTPError
+from tuf.ngclient import FetcherInterface
+
+from hansa.core.errors import HansaError, NotFoundError, TransportError, UnauthorisedError
+from hansa.core.ids import ReleaseVersion, Sha256
+from hansa.protos.v1 import releases_pb2, releases_pb2_grpc
+
+METADATA_URL = "hansa-metadata:/"
+"""The base under which TUF asks our fetcher for metadata; it never reaches the wire."""
+
+_REFUSED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+
+
+class ReleaseSource(Protocol):
+    """Where signed bytes come from; nothing that it returns is believed."""
+
+    def metadata(self, name: str) -> bytes:
+        """A metadata file.
+
+        Raises:
+            NotFoundError: there is none of this name.
+            TransportError: the line broke.
+        """
+
+    def target(self, path: str, sha256: Sha256, offset_bytes: int) -> Iterator[bytes]:
+        """A target's bytes from the offset on, in pieces.
+
+        Raises:
+            NotFoundError: there is no such target.
+            TransportError: the line broke; the pieces so far remain usable.
+        """
+
+
+class GrpcReleaseSource:
+    """The Releases service of the operator's server, over an open channel."""
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        *,
+        call_timeout_s: float = 20.0,
+        stream_timeout_s: float = 600.0,
+    ) -> None:
+        self._stub = releases_pb2_grpc.ReleasesStub(channel)  # type: ignore[no-untyped-call]
+        self._call_timeout_s = call_timeout_s
+        self._stream_timeout_s = stream_timeout_s
+
+    def metadata(self, name: str) -> bytes:
+        """A metadata file.
+
+        Raises:
+            NotFoundError: the server has none of this name.
+            UnauthorisedError: the server refuses this merchant.
+            TransportError: the server cannot be reached, or broke the rules.
+        """
+        request = releases_pb2.MetadataRequest(name=name)
+        try:
+            reply = self._stub.GetMetadata(request, timeout=self._call_timeout_s)
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+        return bytes(reply.data)
+
+    def target(self, path: str, sha256: Sha256, offset_bytes: int) -> Iterator[bytes]:
+        """A target's bytes from the offset on; leaving the iteration early ends the stream.
+
+        Raises:
+            NotFoundError: the server has no such target.
+            UnauthorisedError: the server refuses this merchant.
+            TransportError: the line broke; the pieces so far remain usable.
+        """
+        request = releases_pb2.TargetRequest(path=path, sha256=sha256, offset_bytes=offset_bytes)
+        stream = self._stub.GetTarget(request, timeout=self._stream_timeout_s)
+        try:
+            for chunk in stream:
+                yield bytes(chunk.data)
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+        finally:
+            stream.cancel()
+
+    def report_health(
+        self, *, channel: str, version: ReleaseVersion, serving: bool, sentence: str
+    ) -> None:
+        """Tells the operator that a release is being served, or why not.
+
+        Args:
+            channel: The site's release channel.
+            version: The release meant; 0 while there is none.
+            serving: Verified, indexed and answering.
+            sentence: One line of at most 500 characters; nothing private.
+
+        Raises:
+            UnauthorisedError: the server refuses this merchant.
+            TransportError: the server cannot be reached, or refuses the report.
+        """
+        report = releases_pb2.HealthReport(
+            channel=channel, version=version, serving=serving, sentence=sentence
+        )
+        try:
+            self._stub.ReportHealth(report, timeout=self._call_timeout_s)
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+
+
+class MetadataFetcher(FetcherInterface):
+    """TUF's way to our source; the base class enforces the promised lengths."""
+
+    def __init__(self, source: ReleaseSource) -> None:
+        self._source = source
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        name = url.removeprefix(METADATA_URL)
+        try:
+            return iter([self._source.metadata(name)])
+        except NotFoundError as error:
+            raise DownloadHTTPError(f"the server has no {name!r}", 404) from error
+
+
+def _translated(error: grpc.RpcError) -> HansaError:
+    code, details = error.code(), error.details()
+    if code is grpc.StatusCode.NOT_FOUND:
+        return NotFoundError(f"the release server says: {details}")
+    if code in _REFUSED:
+        return UnauthorisedError(f"the release server refuses this site: {details}")
+    return TransportError(f"the release server cannot be used now ({code.name}): {details}")

@@ -1,0 +1,1 @@
+"""The port on which a shop's own programs ask for answers; nothing leaves the site through it."""

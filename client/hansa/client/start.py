@@ -1,0 +1,65 @@
+"""Runs a site: the federation's tasks, the updates and the on-site service, until told to stop."""
+
+import datetime as dt
+import logging
+import signal
+import threading
+import time
+
+from hansa.client.application import FlowerApplication
+from hansa.client.ledger_store import LedgerStore
+from hansa.client.node.loop import NodeLoop
+from hansa.client.node.outbox import Outbox
+from hansa.client.node.work import Worker
+from hansa.client.serving.server import RetailServer, ServingSettings, TlsFiles
+from hansa.client.site import Site, SiteSettings
+from hansa.client.storefront import Storefront
+from hansa.core.credentials import read_credentials
+
+_log = logging.getLogger(__name__)
+
+_GRACE_S = 3.0
+
+
+def utc_now() -> dt.datetime:
+    """The present moment, aware of its zone."""
+    return dt.datetime.now(dt.UTC)
+
+
+def start(site: Site) -> None:
+    """Runs the site until SIGTERM or SIGINT.
+
+    Raises:
+        HansaError: the site cannot run, or the federation does not want it any more.
+    """
+    settings = site.settings()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server = _retail_server(site, settings)
+    server.start()
+    _log.info("search and recommendation on %s:%s", settings.serving_listen, server.port)
+    storefront = Storefront(site, settings, server)
+    thread = threading.Thread(target=storefront.run, args=(stop,), name="storefront", daemon=True)
+    thread.start()
+    try:
+        with LedgerStore.open(site.ledger) as store:
+            _node(site, settings, store).run(stop)
+    finally:
+        stop.set()
+        thread.join(timeout=_GRACE_S)
+        server.stop(_GRACE_S)
+
+
+def _node(site: Site, settings: SiteSettings, store: LedgerStore) -> NodeLoop:
+    application = FlowerApplication(site, settings)
+    worker = Worker(settings, store, Outbox(site.outbox), application, utc_now)
+    return NodeLoop(site, settings, worker)
+
+
+def _retail_server(site: Site, settings: SiteSettings) -> RetailServer:
+    own = read_credentials(site.applications, "service")
+    authority = (site.applications / "authority.pem").read_bytes()
+    tls = TlsFiles(key=own.key_pem, chain=own.certificate_pem, client_authority=authority)
+    where = ServingSettings(host=settings.serving_listen, port=settings.serving_port)
+    return RetailServer(where, tls, clock=time.monotonic)

@@ -1,0 +1,155 @@
+"""The run plan: everything that a round will do, written down before it starts.
+
+A plan is public. The operator signs its canonical form, every client checks that form against what its
+merchant accepted, and every ledger entry and release names its digest.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hansa.core.canonical import digest
+from hansa.core.errors import InvalidInputError
+from hansa.core.ids import Sha256
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class PlanPart(BaseModel):
+    """A frozen piece of a plan; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(PlanPart):
+    """Which public, pre-trained encoder is the backbone."""
+
+    base: Name = "minilm"
+    """A name that client and server each map to a local Hugging Face folder; never a download."""
+    max_tokens: Annotated[int, Field(ge=8, le=512)] = 32
+    """Texts are cut after so many tokens."""
+
+
+class TaskSpec(PlanPart):
+    """What is learnt, from which records, and what is kept aside to judge it."""
+
+    kind: Literal["recommend"] = "recommend"
+    cold_item_fraction: Fraction = 0.2
+    """Share of items, by a public hash of the item's key, that no training ever sees."""
+    held_out_shopper_fraction: Fraction = 0.25
+    """Share of shoppers, by hash, on whom releases are judged and nothing is trained."""
+    min_history_items: Annotated[int, Field(ge=1, le=1000)] = 2
+    """A shopper with fewer distinct known items takes no part."""
+
+
+class TrainingSpec(PlanPart):
+    """How a merchant turns its records into an update."""
+
+    trains: Literal["tower", "lora"] = "tower"
+    """``tower``: a low-rank tower on frozen embeddings; ``lora``: adapters inside the encoder."""
+    rank: Annotated[int, Field(ge=1, le=512)] = 64
+    local_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Optimiser steps that each merchant takes in one round."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=100.0)] = 0.1
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 0.05
+    """The softmax divides similarities by this."""
+    negatives: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Items of the public catalogue set against each target."""
+
+
+class PrivacySpec(PlanPart):
+    """The mechanism's public constants; none of them may depend on a shop's private data."""
+
+    unit: Literal["shopper"] = "shopper"
+    sampling_rate: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Poisson probability that a shopper takes part in a step."""
+    expected_shoppers: Annotated[int, Field(ge=1, le=1_000_000)]
+    """The public divisor of the noised sum."""
+    records_per_shopper: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """At most so many records of one shopper enter a step."""
+    clip_norm: Annotated[float, Field(gt=0.0, le=1000.0)] = 1.0
+    """L2 bound of one shopper's contribution."""
+    noise_multiplier: Annotated[float, Field(gt=0.0, le=1000.0)]
+    """Standard deviation of the noise divided by the clip norm."""
+    evaluation_noise_multiplier: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
+    """Noise on the released quality counts; absent: no metric ever leaves a merchant."""
+    delta: Annotated[float, Field(gt=0.0, lt=0.01)] = 1e-5
+
+
+class FederationSpec(PlanPart):
+    """Who must take part, and how long the others wait for them."""
+
+    strategy: Literal["FedAvg", "FedAvgM", "FedAdam"] = "FedAvg"
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    quorum: Annotated[int, Field(ge=1, le=100_000)]
+    """Fewer valid updates than this fail the round."""
+    deadline_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 120.0
+    """Seconds after which a round closes without the missing merchants."""
+    tail_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
+    """The released model is the mean of this last share of the rounds' aggregates (post-processing)."""
+    max_update_norm: Annotated[float, Field(gt=0.0)] = 1000.0
+    """An update whose L2 distance from the round's model exceeds this is rejected."""
+
+
+class CompressionSpec(PlanPart):
+    """What a released model must keep to; a candidate outside these limits is not released."""
+
+    max_size_bytes: Annotated[int, Field(ge=1)] = 40_000_000
+    min_cosine: Fraction = 0.98
+    """Mean cosine between the released embeddings and the fp32 teacher's."""
+    max_ndcg_loss: Fraction = 0.05
+    """nDCG@10 that the released model may lose against the teacher's own ranking."""
+
+
+class RunPlan(PlanPart):
+    """One run: model, task, training, privacy, rounds, limits."""
+
+    name: Name
+    model: ModelSpec = ModelSpec()
+    task: TaskSpec = TaskSpec()
+    training: TrainingSpec = TrainingSpec()
+    privacy: PrivacySpec
+    federation: FederationSpec
+    compression: CompressionSpec | None = CompressionSpec()
+    """Absent: the run ends with its aggregate and releases nothing."""
+
+    @model_validator(mode="after")
+    def _release_needs_a_servable_model(self) -> "RunPlan":
+        if self.compression is not None and self.training.trains != "tower":
+            raise ValueError("only a tower run can be released yet: set 'compression: null' for lora")
+        return self
+
+    @property
+    def digest(self) -> Sha256:
+        """The SHA-256 digest by which ledgers, rounds and releases name this plan."""
+        return digest(self.model_dump(mode="json"))
+
+
+def parse_plan(value: Any, what: str) -> RunPlan:
+    """A plan from parsed YAML or JSON; ``what`` names the source in the error.
+
+    Raises:
+        InvalidInputError: a field is missing, unknown or out of bounds; the sentence names it.
+    """
+    try:
+        return RunPlan.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the plan"
+        raise InvalidInputError(f"{what}: {where}: {first['msg']}; mend this field") from error
+
+
+def read_plan(path: Path) -> RunPlan:
+    """The plan in a YAML file.
+
+    Raises:
+        InvalidInputError: the file cannot be read, is not YAML, or is not a plan.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInputError(f"cannot read the plan {path}: {error}") from error
+    return parse_plan(value, str(path))

@@ -1,0 +1,33 @@
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class JoinRequest(_message.Message):
+    __slots__ = ("protocol", "csr_der", "ledger_public_key")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    CSR_DER_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    protocol: str
+    csr_der: bytes
+    ledger_public_key: bytes
+    def __init__(self, protocol: _Optional[str] = ..., csr_der: _Optional[bytes] = ..., ledger_public_key: _Optional[bytes] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("csr_der",)
+    CSR_DER_FIELD_NUMBER: _ClassVar[int]
+    csr_der: bytes
+    def __init__(self, csr_der: _Optional[bytes] = ...) -> None: ...
+
+class Membership(_message.Message):
+    __slots__ = ("merchant", "certificate_der", "plan_public_key", "tuf_root")
+    MERCHANT_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_DER_FIELD_NUMBER: _ClassVar[int]
+    PLAN_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    TUF_ROOT_FIELD_NUMBER: _ClassVar[int]
+    merchant: str
+    certificate_der: bytes
+    plan_public_key: bytes
+    tuf_root: bytes
+    def __init__(self, merchant: _Optional[str] = ..., certificate_der: _Optional[bytes] = ..., plan_public_key: _Optional[bytes] = ..., tuf_root: _Optional[bytes] = ...) -> None: ...

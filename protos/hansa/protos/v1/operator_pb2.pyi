@@ -1,0 +1,142 @@
+from hansa.protos.v1 import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class InviteRequest(_message.Message):
+    __slots__ = ("merchant", "valid_for_hours")
+    MERCHANT_FIELD_NUMBER: _ClassVar[int]
+    VALID_FOR_HOURS_FIELD_NUMBER: _ClassVar[int]
+    merchant: str
+    valid_for_hours: int
+    def __init__(self, merchant: _Optional[str] = ..., valid_for_hours: _Optional[int] = ...) -> None: ...
+
+class Invitation(_message.Message):
+    __slots__ = ("token", "expires_unix_s")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    expires_unix_s: int
+    def __init__(self, token: _Optional[str] = ..., expires_unix_s: _Optional[int] = ...) -> None: ...
+
+class ListMerchantsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MerchantInfo(_message.Message):
+    __slots__ = ("merchant", "state", "online", "software", "certificate_expires_unix_s", "serving_version")
+    MERCHANT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ONLINE_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    SERVING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    merchant: str
+    state: str
+    online: bool
+    software: str
+    certificate_expires_unix_s: int
+    serving_version: int
+    def __init__(self, merchant: _Optional[str] = ..., state: _Optional[str] = ..., online: _Optional[bool] = ..., software: _Optional[str] = ..., certificate_expires_unix_s: _Optional[int] = ..., serving_version: _Optional[int] = ...) -> None: ...
+
+class MerchantList(_message.Message):
+    __slots__ = ("merchants",)
+    MERCHANTS_FIELD_NUMBER: _ClassVar[int]
+    merchants: _containers.RepeatedCompositeFieldContainer[MerchantInfo]
+    def __init__(self, merchants: _Optional[_Iterable[_Union[MerchantInfo, _Mapping]]] = ...) -> None: ...
+
+class RevokeMerchantRequest(_message.Message):
+    __slots__ = ("merchant",)
+    MERCHANT_FIELD_NUMBER: _ClassVar[int]
+    merchant: str
+    def __init__(self, merchant: _Optional[str] = ...) -> None: ...
+
+class StartRunRequest(_message.Message):
+    __slots__ = ("plan_json",)
+    PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
+    plan_json: bytes
+    def __init__(self, plan_json: _Optional[bytes] = ...) -> None: ...
+
+class StopRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class GetRunRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ListRunsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RefusedTask(_message.Message):
+    __slots__ = ("merchant", "reason", "sentence")
+    MERCHANT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    merchant: str
+    reason: str
+    sentence: str
+    def __init__(self, merchant: _Optional[str] = ..., reason: _Optional[str] = ..., sentence: _Optional[str] = ...) -> None: ...
+
+class RoundInfo(_message.Message):
+    __slots__ = ("round", "cohort", "accepted", "refused", "seconds", "down_bytes", "up_bytes")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    COHORT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DOWN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UP_BYTES_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    cohort: _containers.RepeatedScalarFieldContainer[str]
+    accepted: _containers.RepeatedScalarFieldContainer[str]
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedTask]
+    seconds: float
+    down_bytes: int
+    up_bytes: int
+    def __init__(self, round: _Optional[int] = ..., cohort: _Optional[_Iterable[str]] = ..., accepted: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[_Union[RefusedTask, _Mapping]]] = ..., seconds: _Optional[float] = ..., down_bytes: _Optional[int] = ..., up_bytes: _Optional[int] = ...) -> None: ...
+
+class RunInfo(_message.Message):
+    __slots__ = ("run_id", "plan_name", "plan_digest", "state", "sentence", "rounds_done", "rounds_planned", "rounds", "release_version", "evaluation_json")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PLAN_NAME_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_DONE_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_PLANNED_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_JSON_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    plan_name: str
+    plan_digest: str
+    state: str
+    sentence: str
+    rounds_done: int
+    rounds_planned: int
+    rounds: _containers.RepeatedCompositeFieldContainer[RoundInfo]
+    release_version: int
+    evaluation_json: str
+    def __init__(self, run_id: _Optional[str] = ..., plan_name: _Optional[str] = ..., plan_digest: _Optional[str] = ..., state: _Optional[str] = ..., sentence: _Optional[str] = ..., rounds_done: _Optional[int] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundInfo, _Mapping]]] = ..., release_version: _Optional[int] = ..., evaluation_json: _Optional[str] = ...) -> None: ...
+
+class RunList(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[RunInfo]
+    def __init__(self, runs: _Optional[_Iterable[_Union[RunInfo, _Mapping]]] = ...) -> None: ...
+
+class ExportPackRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,131 @@
+"""The operator's trust: the certificate authority, the server's own credentials, the plan key, the TUF root.
+
+All of it lies in one folder, made by ``hansa-server init``; private keys have mode 0600.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from hansa.core.credentials import read_credentials, write_credentials
+from hansa.core.errors import InvalidInputError
+from hansa.core.identity import (
+    SERVER_DNS_NAME,
+    Credentials,
+    Identity,
+    Role,
+    issue,
+    make_authority,
+    make_key,
+    public_key_of_request,
+)
+from hansa.core.invitation import Invitation
+from hansa.core.storage import write_atomically
+
+_AUTHORITY_VALID = dt.timedelta(days=3650)
+_SERVER_VALID = dt.timedelta(days=397)
+_MERCHANT_VALID = dt.timedelta(days=30)
+
+Now = Callable[[], dt.datetime]
+
+
+def create_authority(folder: Path, *, federation: str, host: str, now: dt.datetime) -> None:
+    """Makes the CA, the server's and the operator's certificates, and the key that signs plans."""
+    authority = make_authority(f"Hansa federation {federation}", now=now, valid_for=_AUTHORITY_VALID)
+    write_credentials(folder, "authority", authority)
+    server = Identity(role=Role.SERVER, name=federation)
+    _issue_to(folder, "server", authority, server, now, hosts=(SERVER_DNS_NAME, host))
+    _issue_to(folder, "operator", authority, Identity(role=Role.OPERATOR, name="operator"), now)
+    plan_key = Ed25519PrivateKey.generate()
+    pem = plan_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_atomically(folder / "plan.key.pem", pem, mode=0o600)
+
+
+class Authority:
+    """Signs certificates, invitations and plans for the federation."""
+
+    def __init__(self, folder: Path, *, tuf_root: bytes, now: Now) -> None:
+        self._folder = folder
+        self._now = now
+        self._authority = read_credentials(folder, "authority")
+        self._plan_key = _read_plan_key(folder / "plan.key.pem")
+        self.tuf_root = tuf_root
+
+    @property
+    def server(self) -> Credentials:
+        """What the server shows to its callers."""
+        return read_credentials(self._folder, "server")
+
+    @property
+    def authority_pem(self) -> bytes:
+        """The CA's certificate."""
+        return self._authority.certificate_pem
+
+    @property
+    def plan_key(self) -> Ed25519PrivateKey:
+        """Signs run plans."""
+        return self._plan_key
+
+    @property
+    def plan_public_key(self) -> bytes:
+        """Raw Ed25519 public key of the plan key, 32 bytes."""
+        return self._plan_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+    def certify(self, merchant: str, request_der: bytes) -> tuple[bytes, float]:
+        """A merchant's certificate in DER and its expiry (seconds since 1970).
+
+        Raises:
+            InvalidInputError: the request is malformed.
+        """
+        identity = Identity(role=Role.MERCHANT, name=merchant)
+        key = public_key_of_request(request_der)
+        certificate = issue(self._authority, key, identity, now=self._now(), valid_for=_MERCHANT_VALID)
+        return certificate.public_bytes(Encoding.DER), certificate.not_valid_after_utc.timestamp()
+
+    def invite(self, merchant: str, address: str, valid_for: dt.timedelta) -> tuple[Invitation, str, float]:
+        """A new invitation, the serial number of its certificate (hex) and its expiry (seconds since 1970)."""
+        key = make_key()
+        identity = Identity(role=Role.INVITATION, name=merchant)
+        certificate = issue(self._authority, key.public_key(), identity, now=self._now(), valid_for=valid_for)
+        credentials = Credentials(key=key, certificate=certificate)
+        invitation = Invitation(
+            merchant=merchant,
+            address=address,
+            authority_pem=self.authority_pem.decode(),
+            certificate_pem=credentials.certificate_pem.decode(),
+            key_pem=credentials.key_pem.decode(),
+        )
+        expires = certificate.not_valid_after_utc.timestamp()
+        return invitation, format(certificate.serial_number, "x"), expires
+
+
+def _issue_to(
+    folder: Path,
+    name: str,
+    authority: Credentials,
+    identity: Identity,
+    now: dt.datetime,
+    hosts: tuple[str, ...] = (),
+) -> None:
+    key = make_key()
+    certificate = issue(authority, key.public_key(), identity, now=now, valid_for=_SERVER_VALID, hosts=hosts)
+    write_credentials(folder, name, Credentials(key=key, certificate=certificate))
+
+
+def _read_plan_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"cannot read the plan key {path}: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InvalidInputError(f"{path} must hold an Ed25519 key")
+    return key

@@ -1,0 +1,95 @@
+"""Collects the auditor's evidence of one run out of the server's books."""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Protocol
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hansa.core import evidence as pack
+from hansa.core.identity import certificate_of
+from hansa.core.ids import MerchantId, RunId
+from hansa.core.privacy.entries import Entry
+from hansa.core.signing import Signed
+from hansa.server.state.journal import LedgerCopies
+from hansa.server.state.members import Members
+from hansa.server.state.runs import RoundRecord, Runs
+from hansa.server.state.tables import RunRow
+
+
+class ReleaseEvidence(Protocol):
+    """Where the signed bytes of a release come from."""
+
+    def evidence(self, version: int) -> pack.Release:
+        """The manifest and the TUF metadata of a release."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceDesk:
+    """Makes audit packs; it reads, and changes nothing."""
+
+    runs: Runs
+    members: Members
+    copies: LedgerCopies
+    releases: ReleaseEvidence
+    plan_key: Ed25519PrivateKey
+
+    def pack(self, run_id: RunId) -> bytes:
+        """The audit pack of one run.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        row = self.runs.get(run_id)
+        rounds = self.runs.rounds(run_id)
+        asked = {name for record in rounds for name in record.cohort}
+        evidence = pack.Evidence(
+            plan=Signed.parse(row.signed_plan, "the stored plan"),
+            run=_run_record(row, rounds),
+            merchants={name: record for name, record in self._merchants().items() if name in asked},
+            ledgers={name: self.ledger(name) for name in asked},
+            release=self.releases.evidence(row.release_version) if row.release_version else None,
+        )
+        return pack.write_pack(evidence, self.plan_key)
+
+    def ledger(self, merchant: MerchantId) -> tuple[Entry, ...]:
+        """The server's copy of a merchant's ledger."""
+        return tuple(
+            Entry.parse(line.encode(), f"the ledger copy of {merchant}") for line in self.copies.lines(merchant)
+        )
+
+    def _merchants(self) -> dict[MerchantId, pack.MerchantRecord]:
+        return {
+            MerchantId(row.name): pack.MerchantRecord(
+                ledger_public_key=row.ledger_public_key.hex(),
+                certificate_pem=certificate_of(row.certificate_der).public_bytes(Encoding.PEM).decode(),
+            )
+            for row in self.members.everyone()
+            if row.ledger_public_key is not None and row.certificate_der is not None
+        }
+
+
+def _run_record(row: RunRow, rounds: list[RoundRecord]) -> pack.RunRecord:
+    return pack.RunRecord(
+        run=row.run_id,
+        plan_digest=row.plan_digest,
+        rounds=tuple(_round_record(record) for record in rounds),
+        started=_moment(row.started),
+        finished=None if row.finished is None else _moment(row.finished),
+    )
+
+
+def _round_record(record: RoundRecord) -> pack.RoundRecord:
+    return pack.RoundRecord(
+        round=record.number,
+        cohort=tuple(record.cohort),
+        accepted=dict(record.accepted),
+        refused={name: f"{refusal.reason}: {refusal.sentence}"[:500] for name, refusal in record.refused.items()},
+        aggregate_sha256=record.aggregate_sha256,
+    )
+
+
+def _moment(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -1,0 +1,56 @@
+"""Takes in the merchants' signed ledger entries: verified, complete, never altered."""
+
+from hansa.core.errors import LedgerError
+from hansa.core.ids import MerchantId
+from hansa.core.privacy.entries import Entry, verify_chain
+from hansa.server.state.journal import LedgerCopies
+from hansa.server.state.members import Members
+
+MAX_ENTRIES_BYTES = 1 << 20
+
+
+class LedgerDesk:
+    """The server's copies grow with every result; the first key that a merchant showed is the only one."""
+
+    def __init__(self, members: Members, copies: LedgerCopies) -> None:
+        self._members = members
+        self._copies = copies
+
+    def next_position(self, merchant: MerchantId) -> int:
+        """The first entry that is not held here."""
+        return self._copies.next_position(merchant)
+
+    def accept(self, merchant: MerchantId, data: bytes) -> None:
+        """Adds new entries (JSON lines); entries that are held already must be the same.
+
+        Raises:
+            LedgerError: entries are missing, edited, reordered or signed by another key.
+        """
+        if len(data) > MAX_ENTRIES_BYTES:
+            raise LedgerError("too many ledger entries at once; send them in smaller portions")
+        fresh = self._fresh(merchant, [line for line in data.split(b"\n") if line])
+        if not fresh:
+            return
+        held = self._copies.lines(merchant)
+        book = [Entry.parse(line.encode(), "a held entry") for line in held] + fresh
+        verify_chain(book, public_key=self._public_key(merchant))
+        self._copies.append(merchant, len(held), [entry.to_bytes().decode() for entry in fresh])
+
+    def _fresh(self, merchant: MerchantId, lines: list[bytes]) -> list[Entry]:
+        held = self._copies.lines(merchant)
+        fresh = []
+        for line in lines:
+            entry = Entry.parse(line, f"an entry of {merchant}")
+            if entry.position >= len(held):
+                fresh.append(entry)
+            elif held[entry.position].encode() != line:
+                raise LedgerError(
+                    f"ledger entry {entry.position} of {merchant} differs from the one received before"
+                )
+        return fresh
+
+    def _public_key(self, merchant: MerchantId) -> str:
+        for row in self._members.everyone():
+            if row.name == merchant and row.ledger_public_key is not None:
+                return row.ledger_public_key.hex()
+        raise LedgerError(f"merchant {merchant} never showed a ledger key")

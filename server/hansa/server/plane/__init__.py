@@ -1,0 +1,1 @@
+"""The gRPC plane: what merchants and the operator can call."""

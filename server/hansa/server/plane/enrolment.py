@@ -1,0 +1,71 @@
+"""The service by which a merchant becomes a member."""
+
+import asyncio
+from typing import Any
+
+from hansa.core.canonical import sha256_hex
+from hansa.core.errors import InvalidInputError
+from hansa.core.identity import Role
+from hansa.protos.v1 import enrolment_pb2 as pb
+from hansa.protos.v1 import enrolment_pb2_grpc as rpc
+from hansa.server.authority import Authority
+from hansa.server.plane.peer import Gate, Peer
+from hansa.server.plane.status import unary
+from hansa.server.plane.version import check_protocol
+from hansa.server.state.journal import Journal
+from hansa.server.state.members import Joining, Members
+
+_ED25519_KEY_BYTES = 32
+
+
+class EnrolmentService(rpc.EnrolmentServicer):
+    """Invitations in, certificates out."""
+
+    def __init__(self, gate: Gate, members: Members, authority: Authority, journal: Journal) -> None:
+        self._gate = gate
+        self._members = members
+        self._authority = authority
+        self._journal = journal
+
+    @unary
+    async def Join(self, request: pb.JoinRequest, context: Any) -> pb.Membership:
+        """See enrolment.proto."""
+        peer = self._gate.peer(context, Role.INVITATION)
+        check_protocol(request.protocol)
+        if len(request.ledger_public_key) != _ED25519_KEY_BYTES:
+            raise InvalidInputError("the ledger's public key must be 32 bytes of Ed25519")
+        return await asyncio.to_thread(self._join, peer, request)
+
+    @unary
+    async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.Membership:
+        """See enrolment.proto."""
+        merchant = await asyncio.to_thread(self._gate.merchant, context)
+        certificate, expires = self._authority.certify(merchant, request.csr_der)
+        await asyncio.to_thread(self._members.renew, merchant, certificate, expires)
+        return self._membership(merchant, certificate)
+
+    def _join(self, peer: Peer, request: pb.JoinRequest) -> pb.Membership:
+        """A lost reply may be asked for again: the same request gets the same certificate."""
+        name = peer.identity.name
+        digest = sha256_hex(request.csr_der)
+        row = self._members.check_invitation(name, peer.serial, digest)
+        if row.certificate_der is not None:
+            return self._membership(name, row.certificate_der)
+        certificate, expires = self._authority.certify(name, request.csr_der)
+        joining = Joining(
+            request_sha256=digest,
+            certificate_der=certificate,
+            certificate_expires=expires,
+            ledger_public_key=request.ledger_public_key,
+        )
+        self._members.join(name, joining)
+        self._journal.note("joined", merchant=name)
+        return self._membership(name, certificate)
+
+    def _membership(self, name: str, certificate_der: bytes) -> pb.Membership:
+        return pb.Membership(
+            merchant=name,
+            certificate_der=certificate_der,
+            plan_public_key=self._authority.plan_public_key,
+            tuf_root=self._authority.tuf_root,
+        )

@@ -1,0 +1,1 @@
+"""The operator's TUF repository: keys, publishing and reading."""

@@ -1,0 +1,1 @@
+"""The rounds: Flower's strategies over our plane."""

@@ -1,0 +1,115 @@
+"""The tables. Times are seconds since 1970-01-01 UTC; JSON columns hold lists and objects."""
+
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, LargeBinary, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Table(DeclarativeBase):
+    """The base of all tables; names of constraints are fixed so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class MerchantRow(Table):
+    """A member, or somebody who was invited."""
+
+    __tablename__ = "merchants"
+
+    node_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    state: Mapped[str] = mapped_column(String(16))  # invited, member, revoked
+    invitation_serial: Mapped[str] = mapped_column(String(64))
+    invitation_expires: Mapped[float]
+    certificate_der: Mapped[bytes | None] = mapped_column(LargeBinary)
+    certificate_expires: Mapped[float | None]
+    request_sha256: Mapped[str | None] = mapped_column(String(64))
+    ledger_public_key: Mapped[bytes | None] = mapped_column(LargeBinary)
+    session: Mapped[int] = mapped_column(default=0)
+    last_seen: Mapped[float] = mapped_column(default=0.0)
+    software: Mapped[str] = mapped_column(String(64), default="")
+    serving_version: Mapped[int] = mapped_column(default=0)
+
+
+class RunRow(Table):
+    """One execution of a plan."""
+
+    __tablename__ = "runs"
+
+    run_id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    plan_name: Mapped[str] = mapped_column(String(63))
+    plan_digest: Mapped[str] = mapped_column(String(64))
+    plan: Mapped[dict[str, Any]] = mapped_column(JSON)
+    signed_plan: Mapped[bytes] = mapped_column(LargeBinary)
+    state: Mapped[str] = mapped_column(String(16))  # queued, running, releasing, completed, failed, stopped
+    sentence: Mapped[str] = mapped_column(Text, default="")
+    started: Mapped[float]
+    finished: Mapped[float | None]
+    stop_requested: Mapped[bool] = mapped_column(default=False)
+    release_version: Mapped[int] = mapped_column(default=0)
+    evaluation: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+
+class RoundRow(Table):
+    """One aggregated round: its checkpoint and what it was made of."""
+
+    __tablename__ = "rounds"
+
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    cohort: Mapped[list[str]] = mapped_column(JSON)
+    accepted: Mapped[dict[str, str]] = mapped_column(JSON)  # merchant -> SHA-256 of its update
+    refused: Mapped[dict[str, list[str]]] = mapped_column(JSON)  # merchant -> [reason, sentence]
+    aggregate_sha256: Mapped[str] = mapped_column(String(64))
+    seconds: Mapped[float]
+    down_bytes: Mapped[int]
+    up_bytes: Mapped[int]
+
+
+class TaskRow(Table):
+    """One piece of work for one merchant, named by its idempotency key."""
+
+    __tablename__ = "tasks"
+
+    task_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"))
+    round_number: Mapped[int]
+    phase: Mapped[str] = mapped_column(String(16))  # train, evaluate
+    merchant: Mapped[str] = mapped_column(String(63), index=True)
+    content_sha256: Mapped[str] = mapped_column(String(64))
+    content_bytes: Mapped[int]
+    deadline: Mapped[float]
+    state: Mapped[str] = mapped_column(String(16))  # open, done, refused, expired
+    result_sha256: Mapped[str | None] = mapped_column(String(64))
+    result_bytes: Mapped[int] = mapped_column(default=0)
+    reason: Mapped[str] = mapped_column(String(32), default="")
+    sentence: Mapped[str] = mapped_column(Text, default="")
+
+
+class LedgerRow(Table):
+    """One entry of a merchant's privacy ledger, as the merchant signed it."""
+
+    __tablename__ = "ledger_entries"
+
+    merchant: Mapped[str] = mapped_column(String(63), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    line: Mapped[str] = mapped_column(Text)
+
+
+class EventRow(Table):
+    """The operator's journal: what happened, in order."""
+
+    __tablename__ = "events"
+
+    event_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    time: Mapped[float]
+    kind: Mapped[str] = mapped_column(String(32))
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -1,0 +1,116 @@
+"""The work handed out to merchants, and what came back."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Engine, select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import Session
+
+from hansa.core.ids import MerchantId, RunId, Sha256, TaskId
+from hansa.server.state.tables import TaskRow
+
+Clock = Callable[[], float]
+
+
+class Outcome(StrEnum):
+    """What became of a result that a client sent."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    CONFLICT = "conflict"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTask:
+    """A piece of work to hand out."""
+
+    task_id: TaskId
+    run_id: RunId
+    round_number: int
+    phase: str
+    merchant: MerchantId
+    content_sha256: Sha256
+    content_bytes: int
+    deadline: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A client's answer: either the digest of its content or a refusal with its reason."""
+
+    sha256: Sha256 | None = None
+    size_bytes: int = 0
+    reason: str = ""
+    sentence: str = ""
+
+
+class Tasks:
+    """All tasks, each written once under its idempotency key."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def post(self, tasks: Iterable[NewTask]) -> None:
+        """Hands out work; a task that exists already is left as it is, but for its deadline while it is open."""
+        with Session(self._engine) as session, session.begin():
+            for task in tasks:
+                values = {**task.__dict__, "state": "open", "result_bytes": 0, "reason": "", "sentence": ""}
+                statement = insert(TaskRow).values(**values)
+                session.execute(
+                    statement.on_conflict_do_update(
+                        index_elements=["task_id"],
+                        set_={"deadline": task.deadline},
+                        where=TaskRow.state == "open",
+                    )
+                )
+
+    def open_for(self, merchant: str) -> Sequence[TaskRow]:
+        """The merchant's unfinished work, oldest first."""
+        with Session(self._engine) as session:
+            query = select(TaskRow).where(TaskRow.merchant == merchant, TaskRow.state == "open")
+            return session.scalars(query.order_by(TaskRow.deadline, TaskRow.task_id)).all()
+
+    def find(self, task_id: str, merchant: str) -> TaskRow | None:
+        """A task of this merchant; another merchant's task is not found."""
+        with Session(self._engine) as session:
+            row = session.get(TaskRow, task_id)
+            return row if row is not None and row.merchant == merchant else None
+
+    def complete(self, task_id: str, merchant: str, result: Result) -> Outcome:
+        """Writes a result down, once; a repetition of the same result is harmless."""
+        with Session(self._engine) as session, session.begin():
+            row = session.get(TaskRow, task_id, with_for_update=True)
+            if row is None or row.merchant != merchant:
+                return Outcome.UNKNOWN
+            if row.state in ("done", "refused"):
+                same = (row.result_sha256, row.reason) == (result.sha256, result.reason)
+                return Outcome.DUPLICATE if same else Outcome.CONFLICT
+            if row.state == "expired" or row.deadline < self._clock():
+                return Outcome.LATE
+            _write(row, result)
+            return Outcome.ACCEPTED
+
+    def states(self, task_ids: Sequence[TaskId]) -> list[TaskRow]:
+        """The named tasks in the order asked for."""
+        with Session(self._engine) as session:
+            rows = session.scalars(select(TaskRow).where(TaskRow.task_id.in_(task_ids))).all()
+        by_id = {row.task_id: row for row in rows}
+        return [by_id[task_id] for task_id in task_ids if task_id in by_id]
+
+    def expire(self, task_ids: Sequence[TaskId]) -> None:
+        """Closes the named tasks that are still open: their results will come too late."""
+        with Session(self._engine) as session, session.begin():
+            query = select(TaskRow).where(TaskRow.task_id.in_(task_ids), TaskRow.state == "open")
+            for row in session.scalars(query):
+                row.state, row.reason, row.sentence = "expired", "deadline", "no answer before the deadline"
+
+
+def _write(row: TaskRow, result: Result) -> None:
+    row.state = "done" if result.sha256 else "refused"
+    row.result_sha256, row.result_bytes = result.sha256, result.size_bytes
+    row.reason, row.sentence = result.reason, result.sentence
