@@ -11,10 +11,27 @@ BUILD = ["hatchling>=1.27"]
 def main() -> None:
     """Writes one file for each role; index addresses and local paths stay out of it."""
     for name, extras in TARGETS.items():
-        command = [sys.executable, "-m", "piptools", "compile", "-q", "--strip-extras", "--no-emit-index-url"]
-        command += ["--no-emit-find-links", "--no-emit-trusted-host", "--no-header", "--no-annotate"]
+        command = [
+            sys.executable,
+            "-m",
+            "piptools",
+            "compile",
+            "-q",
+            "--strip-extras",
+            "--no-emit-index-url",
+        ]
+        command += [
+            "--no-emit-find-links",
+            "--no-emit-trusted-host",
+            "--no-header",
+            "--no-annotate",
+        ]
         command += [f"--extra={extra}" for extra in extras]
-        command += [f"--output-file=requirements/{name}.txt", "pyproject.toml", "requirements/build.in"]
+        command += [
+            f"--output-file=requirements/{name}.txt",
+            "pyproject.toml",
+            "requirements/build.in",
+        ]
         subprocess.run(command, check=True)
         _make_portable(Path("requirements") / f"{name}.txt")
 

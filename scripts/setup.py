@@ -20,7 +20,14 @@ def main() -> None:
     options = parser.parse_args()
     _check_python()
     _make(options.venv)
-    pip = [str(options.venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    pip = [
+        str(options.venv / "bin" / "python"),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "-q",
+    ]
     _step("install the pinned packages", [*pip, "-r", str(options.requirements)], _NETWORK)
     _step("install hansa", [*pip, "--no-deps", "--no-build-isolation", "-e", "."], _DAMAGED)
 
@@ -32,7 +39,9 @@ _DAMAGED = "remove .venv and run make again"
 def _check_python() -> None:
     if sys.version_info < (3, 11):
         found = ".".join(map(str, sys.version_info[:3]))
-        sys.exit(f"setup: Python 3.11 or newer is needed, this is {found}; run 'make PYTHON=python3.11 setup'")
+        sys.exit(
+            f"setup: Python 3.11 or newer is needed, this is {found}; run 'make PYTHON=python3.11 setup'"
+        )
 
 
 def _make(folder: Path) -> None:
@@ -42,7 +51,9 @@ def _make(folder: Path) -> None:
     try:
         venv.create(folder, with_pip=True)
     except subprocess.CalledProcessError:
-        sys.exit("setup: Python cannot make virtual environments here; run 'apt-get install python3-venv'")
+        sys.exit(
+            "setup: Python cannot make virtual environments here; run 'apt-get install python3-venv'"
+        )
 
 
 def _step(name: str, command: list[str], remedy: str) -> None:

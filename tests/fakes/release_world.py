@@ -28,7 +28,7 @@ def pseudo_random(size: int, seed: int = 0) -> bytes:
     return hashlib.shake_256(seed.to_bytes(8, "big")).digest(size)
 
 
-def manifest_of(files: dict[str, bytes], version: int, **changes: Any) -> ReleaseManifest:
+def manifest_of(files: dict[str, bytes], version: int, **changes: object) -> ReleaseManifest:
     """A valid manifest of the files; ``changes`` replace single fields."""
     fields: dict[str, Any] = {
         "version": version,

@@ -15,7 +15,11 @@ FOLDERS = ("core", "client", "server", "audit", "compression", "protos")
 def test_hansa_stays_a_namespace_and_each_folder_holds_one_package(folder) -> None:
     assert not (ROOT / folder / "__init__.py").exists()
     assert not (ROOT / folder / "hansa" / "__init__.py").exists()
-    packages = [path for path in (ROOT / folder / "hansa").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    packages = [
+        path
+        for path in (ROOT / folder / "hansa").iterdir()
+        if path.is_dir() and path.name != "__pycache__"
+    ]
     assert [path.name for path in packages] == [folder]
 
 
@@ -25,7 +29,9 @@ def test_regenerating_the_protocol_changes_nothing(tmp_path) -> None:
     generated = sorted((tmp_path / "hansa/protos/v1").iterdir())
     assert len(generated) >= 18
     for path in generated:
-        assert path.read_bytes() == (ROOT / "protos/hansa/protos/v1" / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (ROOT / "protos/hansa/protos/v1" / path.name).read_bytes(), (
+            path.name
+        )
 
 
 def _fields(proto: str) -> list[str]:
@@ -33,7 +39,9 @@ def _fields(proto: str) -> list[str]:
     return [match.group() for match in body.finditer(proto)]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "protos/hansa/protos/v1").glob("*.proto")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "protos/hansa/protos/v1").glob("*.proto")), ids=lambda path: path.name
+)
 def test_every_field_of_the_protocol_is_explained(path) -> None:
     text = path.read_text()
     lines = text.splitlines()
@@ -45,7 +53,9 @@ def test_every_field_of_the_protocol_is_explained(path) -> None:
 
 
 def test_no_private_name_of_flower_is_imported_outside_its_one_adapter() -> None:
-    private = re.compile(r"^\s*(?:from|import) flwr\.(?!app\b|serverapp\b|clientapp\b)", re.MULTILINE)
+    private = re.compile(
+        r"^\s*(?:from|import) flwr\.(?!app\b|serverapp\b|clientapp\b)", re.MULTILINE
+    )
     users = [
         str(path.relative_to(ROOT))
         for folder in FOLDERS

@@ -27,9 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Pack = Annotated[
-    Path, typer.Argument(help="The audit pack (zip) that the operator hands out.")
-]
+Pack = Annotated[Path, typer.Argument(help="The audit pack (zip) that the operator hands out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, not tables.")]
 RootFile = Annotated[
     Path | None,

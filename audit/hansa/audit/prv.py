@@ -17,6 +17,7 @@ References:
     composition", arXiv:2405.20769 (why both directions are needed).
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -130,10 +131,15 @@ def epsilon_prv(
         raise InvalidInputError(
             "the PRV accountant needs a delta from 1e-10 to 1 and an error from 0 to 1"
         )
-    merged = merge(events)
-    if not merged:
+    return _epsilon(merge(events), delta, eps_error)
+
+
+@functools.lru_cache(maxsize=64)
+def _epsilon(events: tuple[PrivacyEvent, ...], delta: float, eps_error: float) -> float:
+    """Cached, because the merchants of one run usually book the same events."""
+    if not events:
         return 0.0
-    return max(_one_way(_losses(merged, way), delta, eps_error) for way in (True, False))
+    return max(_one_way(_losses(events, way), delta, eps_error) for way in (True, False))
 
 
 def _losses(events: Sequence[PrivacyEvent], removing: bool) -> list[_Loss]:

@@ -29,7 +29,9 @@ class ReleaseChain:
         expires: when each role's metadata expires (UTC), by role name.
     """
 
-    def __init__(self, metadata: Mapping[str, bytes], *, pinned_root: bytes | None = None) -> None:
+    def __init__(
+        self, metadata: Mapping[str, bytes], *, pinned_root: Metadata[Root] | None = None
+    ) -> None:
         """Verifies everything down to the top-level targets.
 
         Args:
@@ -39,7 +41,6 @@ class ReleaseChain:
         Raises:
             UntrustedReleaseError: a file is missing, malformed or not signed as it must be; the
                 sentence names it.
-            InvalidInputError: the pinned root is no root metadata.
         """
         self._metadata = metadata
         self.expires: dict[str, datetime] = {}
@@ -68,27 +69,15 @@ class ReleaseChain:
         except RepositoryError as error:
             raise UntrustedReleaseError(f"{path} is not what was signed: {error}") from error
 
-    def _newest_root(self, pinned: bytes | None) -> Root:
+    def _newest_root(self, pinned: Metadata[Root] | None) -> Root:
         found = [self._parsed(name, Root) for name in self._metadata if _ROOT.fullmatch(name)]
         roots = sorted(found, key=lambda root: root.signed.version)
         if not roots:
             raise UntrustedReleaseError("root.json is missing from the release's metadata")
-        trusted = roots[0] if pinned is None else _pinned(pinned)
+        trusted = roots[0] if pinned is None else pinned
         _check_root(trusted.signed, trusted)
         for root in roots:
-            if root.signed.version < trusted.signed.version:
-                continue
-            if root.signed.version == trusted.signed.version:
-                if root.signed_bytes != trusted.signed_bytes:
-                    raise UntrustedReleaseError("root.json is not the root that is trusted")
-                continue
-            if root.signed.version != trusted.signed.version + 1:
-                raise UntrustedReleaseError(
-                    f"root.json: version {trusted.signed.version + 1} is missing from the chain"
-                )
-            _check_root(trusted.signed, root)
-            _check_root(root.signed, root)
-            trusted = root
+            trusted = _next_root(trusted, root)
         self.expires["root"] = trusted.signed.expires
         return trusted.signed
 
@@ -138,11 +127,32 @@ def _metadata(data: bytes, name: str, kind: type[_Role]) -> Metadata[_Role]:
     return metadata
 
 
-def _pinned(data: bytes) -> Metadata[Root]:
+def parse_root(data: bytes) -> Metadata[Root]:
+    """The root metadata that an auditor trusts.
+
+    Raises:
+        InvalidInputError: the bytes are no root metadata.
+    """
     try:
         return _metadata(data, "the pinned root", Root)
     except UntrustedReleaseError as error:
         raise InvalidInputError(str(error)) from error
+
+
+def _next_root(trusted: Metadata[Root], root: Metadata[Root]) -> Metadata[Root]:
+    """The root to trust after seeing this one; roots are seen in the order of their versions."""
+    expected = trusted.signed.version + 1
+    if root.signed.version < expected - 1:
+        return trusted
+    if root.signed.version == expected - 1:
+        if root.signed_bytes != trusted.signed_bytes:
+            raise UntrustedReleaseError("root.json is not the root that is trusted")
+        return trusted
+    if root.signed.version > expected:
+        raise UntrustedReleaseError(f"{expected}.root.json is missing from the chain of roots")
+    _check_root(trusted.signed, root)
+    _check_root(root.signed, root)
+    return root
 
 
 def _check_root(by: Root, root: Metadata[Root]) -> None:

@@ -19,9 +19,10 @@ from typing import Final
 
 from cryptography import x509
 from pydantic import BaseModel, ConfigDict
+from tuf.api.metadata import Metadata, Root
 
 from hansa.audit.prv import epsilon_prv
-from hansa.audit.release_chain import ReleaseChain
+from hansa.audit.release_chain import ReleaseChain, parse_root
 from hansa.core.canonical import digest
 from hansa.core.errors import AuditFailedError, HansaError
 from hansa.core.evidence import PLAN_DOMAIN, Evidence, Release, RoundRecord
@@ -113,13 +114,16 @@ def verify(
     Raises:
         InvalidInputError: the pinned root is no root metadata.
     """
-    return _Examination(evidence, pinned_root, plan_key).report()
+    root = None if pinned_root is None else parse_root(pinned_root)
+    return _Examination(evidence, root, plan_key).report()
 
 
 class _Examination:
     """One pass over the evidence, collecting checks."""
 
-    def __init__(self, evidence: Evidence, pinned_root: bytes | None, plan_key: str | None) -> None:
+    def __init__(
+        self, evidence: Evidence, pinned_root: Metadata[Root] | None, plan_key: str | None
+    ) -> None:
         self._evidence = evidence
         self._pinned_root = pinned_root
         self._plan_key = plan_key

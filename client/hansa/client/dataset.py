@@ -126,12 +126,9 @@ def ingest(
     now: datetime,
     key: PseudonymKey,
 ) -> QualityReport:
-    """Replaces the site's data set by what two exports hold.
+    """Replaces the site's data set by what two exports hold; the folder need not exist.
 
     Args:
-        catalogue: the file of items.
-        events: the file of events.
-        site_folder: where the data set lies; it is created where it does not exist.
         mapping: our field to their column, see ``hansa.client.ingest.columns.parse_mapping``.
         now: aware; later events are dropped.
         key: the site's own, see ``hansa.client.ingest.pseudonyms``.

@@ -61,7 +61,9 @@ def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> 
     membership = _ask(site, invitation, ledger_key)
     certificate = certificate_of(membership.certificate_der)
     if identity_of(certificate) != Identity(role=Role.MERCHANT, name=invitation.merchant):
-        raise InvalidInputError("the server issued a certificate for somebody else; tell the operator")
+        raise InvalidInputError(
+            "the server issued a certificate for somebody else; tell the operator"
+        )
     write_credentials(site.identity, "merchant", Credentials(key=key, certificate=certificate))
     write_atomically(site.identity / "authority.pem", invitation.authority_pem.encode())
     write_atomically(site.identity / "root.json", membership.tuf_root)
@@ -84,9 +86,14 @@ def make_application_credentials(site: Site, now: dt.datetime) -> None:
     service = Identity(role=Role.SERVER, name="retail")
     caller = Identity(role=Role.APPLICATION, name="shop")
     write_credentials(site.applications, "authority", authority)
-    for name, identity, hosts in (("service", service, ("localhost", "127.0.0.1")), ("shop", caller, ())):
+    for name, identity, hosts in (
+        ("service", service, ("localhost", "127.0.0.1")),
+        ("shop", caller, ()),
+    ):
         key = make_key()
-        certificate = issue(authority, key.public_key(), identity, now=now, valid_for=_SITE_VALID, hosts=hosts)
+        certificate = issue(
+            authority, key.public_key(), identity, now=now, valid_for=_SITE_VALID, hosts=hosts
+        )
         write_credentials(site.applications, name, Credentials(key=key, certificate=certificate))
 
 

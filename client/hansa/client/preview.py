@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from hansa.core.errors import InvalidInputError
-from hansa.core.models.shapes import trained_shapes
+from hansa.core.models.shapes import TRAINED, lora_shapes, tower_shapes
 from hansa.core.plan import RunPlan
 from hansa.core.privacy.accounting import epsilon_pld, round_up
 from hansa.core.privacy.plan import PrivacyPlan
@@ -58,7 +58,7 @@ def preview(plan: RunPlan, base_models: Mapping[str, Path]) -> Preview:
         InvalidInputError: the plan's base model is not known here.
     """
     privacy = PrivacyPlan.of(plan)
-    shapes = trained_shapes(plan.training, _encoder_config(plan, base_models))
+    shapes = _shapes(plan, base_models)
     tensors = tuple(_tensor(name, shape) for name, shape in shapes.items())
     return Preview(
         plan=plan.name,
@@ -71,12 +71,26 @@ def preview(plan: RunPlan, base_models: Mapping[str, Path]) -> Preview:
             f"clipped to {privacy.clip_norm} per shopper, Gaussian noise of {privacy.noise_std:g} added here"
         ),
         metrics=_metrics(plan),
-        never_leaves=("shoppers", "events", "counts of shoppers or events", "losses", "the personal report"),
+        never_leaves=(
+            "shoppers",
+            "events",
+            "counts of shoppers or events",
+            "losses",
+            "the personal report",
+        ),
         epsilon_per_round=str(round_up(epsilon_pld([privacy.round_event()], privacy.delta))),
         epsilon_total=str(round_up(epsilon_pld(privacy.run_events(), privacy.delta))),
         delta=privacy.delta,
         unit=privacy.unit,
     )
+
+
+def _shapes(plan: RunPlan, base_models: Mapping[str, Path]) -> dict[str, tuple[int, ...]]:
+    hidden_size, layers = _encoder_size(plan, base_models)
+    if plan.training.trains == "lora":
+        return lora_shapes(hidden_size, layers, plan.training.rank)
+    shapes = tower_shapes(hidden_size, plan.training.rank)
+    return {name: shapes[name] for name in TRAINED}
 
 
 def _tensor(name: str, shape: tuple[int, ...]) -> LeavingTensor:
@@ -96,12 +110,17 @@ def _metrics(plan: RunPlan) -> tuple[LeavingMetric, ...]:
     return (weight, *(LeavingMetric(name=name, protection=protection) for name in names))
 
 
-def _encoder_config(plan: RunPlan, base_models: Mapping[str, Path]) -> dict[str, int]:
+def _encoder_size(plan: RunPlan, base_models: Mapping[str, Path]) -> tuple[int, int]:
+    """Width of the states and number of layers."""
     folder = base_models.get(plan.model.base)
     if folder is None:
-        raise InvalidInputError(f"no folder is given for the base model {plan.model.base!r}; name it with --base-model")
+        raise InvalidInputError(
+            f"no folder is given for the base model {plan.model.base!r}; name it with --base-model"
+        )
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return {"hidden_size": int(config["hidden_size"]), "layers": int(config["num_hidden_layers"])}
+        return int(config["hidden_size"]), int(config["num_hidden_layers"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidInputError(f"{folder} is no Hugging Face folder of a BERT-like encoder: {error}") from error
+        raise InvalidInputError(
+            f"{folder} is no Hugging Face folder of a BERT-like encoder: {error}"
+        ) from error

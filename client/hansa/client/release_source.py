@@ -10,14 +10,13 @@ import grpc
 from tuf.api.exceptions import DownloadHTTPError
 from tuf.ngclient import FetcherInterface
 
-from hansa.core.errors import HansaError, NotFoundError, TransportError, UnauthorisedError
+from hansa.client.channel import CALL_TIMEOUT_S, TRANSFER_TIMEOUT_S, translated
+from hansa.core.errors import InvalidInputError, NotFoundError, TransportError
 from hansa.core.ids import ReleaseVersion, Sha256
 from hansa.protos.v1 import releases_pb2, releases_pb2_grpc
 
 METADATA_URL = "hansa-metadata:/"
 """The base under which TUF asks our fetcher for metadata; it never reaches the wire."""
-
-_REFUSED = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 
 class ReleaseSource(Protocol):
@@ -46,11 +45,14 @@ class GrpcReleaseSource:
     def __init__(
         self,
         channel: grpc.Channel,
+        address: str,
         *,
-        call_timeout_s: float = 20.0,
-        stream_timeout_s: float = 600.0,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        stream_timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
+        """Borrows the channel; ``address`` is what the errors' sentences name."""
         self._stub = releases_pb2_grpc.ReleasesStub(channel)  # type: ignore[no-untyped-call]
+        self._address = address
         self._call_timeout_s = call_timeout_s
         self._stream_timeout_s = stream_timeout_s
 
@@ -63,10 +65,8 @@ class GrpcReleaseSource:
             TransportError: the server cannot be reached, or broke the rules.
         """
         request = releases_pb2.MetadataRequest(name=name)
-        try:
+        with translated(self._address):
             reply = self._stub.GetMetadata(request, timeout=self._call_timeout_s)
-        except grpc.RpcError as error:
-            raise _translated(error) from error
         return bytes(reply.data)
 
     def target(self, path: str, sha256: Sha256, offset_bytes: int) -> Iterator[bytes]:
@@ -80,10 +80,11 @@ class GrpcReleaseSource:
         request = releases_pb2.TargetRequest(path=path, sha256=sha256, offset_bytes=offset_bytes)
         stream = self._stub.GetTarget(request, timeout=self._stream_timeout_s)
         try:
-            for chunk in stream:
-                yield bytes(chunk.data)
-        except grpc.RpcError as error:
-            raise _translated(error) from error
+            with translated(self._address):
+                for chunk in stream:
+                    yield bytes(chunk.data)
+        except InvalidInputError as error:
+            raise TransportError(f"the release server refuses {path!r}: {error}") from error
         finally:
             stream.cancel()
 
@@ -100,15 +101,14 @@ class GrpcReleaseSource:
 
         Raises:
             UnauthorisedError: the server refuses this merchant.
-            TransportError: the server cannot be reached, or refuses the report.
+            InvalidInputError: the report is out of bounds.
+            TransportError: the server cannot be reached.
         """
         report = releases_pb2.HealthReport(
             channel=channel, version=version, serving=serving, sentence=sentence
         )
-        try:
+        with translated(self._address):
             self._stub.ReportHealth(report, timeout=self._call_timeout_s)
-        except grpc.RpcError as error:
-            raise _translated(error) from error
 
 
 class MetadataFetcher(FetcherInterface):
@@ -123,12 +123,3 @@ class MetadataFetcher(FetcherInterface):
             return iter([self._source.metadata(name)])
         except NotFoundError as error:
             raise DownloadHTTPError(f"the server has no {name!r}", 404) from error
-
-
-def _translated(error: grpc.RpcError) -> HansaError:
-    code, details = error.code(), error.details()
-    if code is grpc.StatusCode.NOT_FOUND:
-        return NotFoundError(f"the release server says: {details}")
-    if code in _REFUSED:
-        return UnauthorisedError(f"the release server refuses this site: {details}")
-    return TransportError(f"the release server cannot be used now ({code.name}): {details}")

@@ -28,7 +28,9 @@ class Shop:
         """Items for a text query."""
         return self._stub.Search(pb.SearchRequest(query=query, limit=limit), timeout=_TIMEOUT_S)
 
-    def recommend(self, item_ids: Sequence[str], limit: int, *, only_new: bool = False) -> pb.Answers:
+    def recommend(
+        self, item_ids: Sequence[str], limit: int, *, only_new: bool = False
+    ) -> pb.Answers:
         """Items for a history."""
         request = pb.RecommendRequest(item_ids=item_ids, limit=limit, only_new=only_new)
         return self._stub.Recommend(request, timeout=_TIMEOUT_S)
@@ -60,5 +62,7 @@ def _translated(error: grpc.RpcError, address: str) -> HansaError:
     if code in _ERRORS:
         return _ERRORS[code](text)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return TransportError(f"nothing serves at {address} yet; run 'hansa-client start' and wait for a release ({text[:200]})")
+        return TransportError(
+            f"nothing serves at {address} yet; run 'hansa-client start' and wait for a release ({text[:200]})"
+        )
     return TransportError(f"the site's service answered {code.name}: {text[:200]}")

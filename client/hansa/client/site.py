@@ -46,6 +46,7 @@ class Site:
         self.ledger = path / "ledger"
         self.dataset = path / "dataset"
         self.outbox = path / "outbox"
+        self.contexts = path / "contexts"
         self.releases = path / "releases"
         self.cache = path / "cache"
         self.applications = path / "applications"
@@ -59,7 +60,9 @@ class Site:
             ConflictError: the site has joined a federation already.
         """
         if (self.path / _FILE).exists():
-            raise ConflictError(f"{self.path} has joined already; choose another folder with --site")
+            raise ConflictError(
+                f"{self.path} has joined already; choose another folder with --site"
+            )
         write_atomically(self.path / _FILE, canonical_json(settings.model_dump(mode="json")))
 
     def has_joined(self) -> bool:
@@ -75,7 +78,9 @@ class Site:
         """
         path = self.path / _FILE
         if not path.exists():
-            raise NotFoundError(f"the site {self.path} has not joined yet; run 'hansa-client join TOKEN' first")
+            raise NotFoundError(
+                f"the site {self.path} has not joined yet; run 'hansa-client join TOKEN' first"
+            )
         try:
             return SiteSettings.model_validate(parse_json(path.read_bytes(), str(path)))
         except ValidationError as error:
@@ -98,4 +103,3 @@ class Site:
     def tuf_root(self) -> bytes:
         """The first trusted TUF root, pinned at joining."""
         return (self.identity / "root.json").read_bytes()
-

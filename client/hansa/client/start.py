@@ -15,6 +15,7 @@ from hansa.client.serving.server import RetailServer, ServingSettings, TlsFiles
 from hansa.client.site import Site, SiteSettings
 from hansa.client.storefront import Storefront
 from hansa.core.credentials import read_credentials
+from hansa.core.storage import BlobStore
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ def start(site: Site) -> None:
 
 def _node(site: Site, settings: SiteSettings, store: LedgerStore) -> NodeLoop:
     application = FlowerApplication(site, settings)
-    worker = Worker(settings, store, Outbox(site.outbox), application, utc_now)
+    outbox, contexts = Outbox(site.outbox), BlobStore(site.contexts)
+    worker = Worker(settings, store, outbox, contexts, application, utc_now)
     return NodeLoop(site, settings, worker)
 
 

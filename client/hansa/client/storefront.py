@@ -48,7 +48,7 @@ class Storefront:
     def _attempt(self, what: str, action: Callable[[GrpcReleaseSource], None]) -> None:
         try:
             with self._channel() as channel:
-                action(GrpcReleaseSource(channel))
+                action(GrpcReleaseSource(channel, address=self._settings.server_address))
         except HansaError as error:
             _log.warning("%s: %s", what, error)
 
@@ -101,11 +101,12 @@ class Storefront:
         plan = PlanShelf(self._site.plans).find(plan_digest)
         if plan is None:
             return set()
-        fraction = plan.task.cold_item_fraction
-        return {item.item_id for item in dataset.items if is_cold(item.key, fraction)}
+        return {item.item_id for item in dataset.items if is_cold(item.key, plan.task)}
 
     @staticmethod
-    def _report(source: GrpcReleaseSource, manifest: ReleaseManifest, *, serving: bool, sentence: str) -> None:
+    def _report(
+        source: GrpcReleaseSource, manifest: ReleaseManifest, *, serving: bool, sentence: str
+    ) -> None:
         """An operator that cannot be told does not keep the shop from serving."""
         try:
             source.report_health(

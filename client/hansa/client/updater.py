@@ -26,15 +26,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tuf.api import exceptions as tuf_errors
 from tuf.ngclient import TargetFile
 from tuf.ngclient import Updater as TufUpdater
 
+from hansa.client.installed import InstalledReleases, Pointer
 from hansa.client.release_source import METADATA_URL, MetadataFetcher, ReleaseSource
-from hansa.core.canonical import canonical_json, sha256_hex
+from hansa.core.canonical import canonical_json
 from hansa.core.errors import (
     ConflictError,
     HansaError,
@@ -59,15 +58,6 @@ class UpdateLimits:
     """Installed releases that stay on the disk, the served one included."""
 
 
-class _Pointer(BaseModel):
-    """The content of ``current``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    channel: str
-    version: Annotated[int, Field(ge=1)]
-    manifest_sha256: str
-
-
 class Updater:
     """Keeps one folder of verified releases; only one process at a time updates it."""
 
@@ -75,31 +65,18 @@ class Updater:
         self, folder: Path, source: ReleaseSource, root: bytes, limits: UpdateLimits | None = None
     ) -> None:
         self._folder = folder
+        self._installed = InstalledReleases(folder)
         self._source = source
         self._root = root
         self._limits = limits or UpdateLimits()
 
     def current(self) -> Path | None:
-        """The folder of the release to serve, each file hashed anew; None before the first one.
-
-        Raises:
-            UntrustedReleaseError: the disk no longer holds what was verified; update to mend it.
-        """
-        pointer = self._pointer()
-        if pointer is None:
-            return None
-        folder = self._release_folder(pointer.channel, pointer.version)
-        _verify_folder(folder, pointer.manifest_sha256)
-        return folder
+        """See ``InstalledReleases.current``."""
+        return self._installed.current()
 
     def current_manifest(self) -> ReleaseManifest | None:
-        """The manifest of the release to serve.
-
-        Raises:
-            UntrustedReleaseError: as ``current``.
-        """
-        folder = self.current()
-        return None if folder is None else _read_manifest(folder)
+        """See ``InstalledReleases.current_manifest``."""
+        return self._installed.current_manifest()
 
     def refresh_and_fetch(self, channel: str) -> Path | None:
         """Installs the channel's newest release and makes it current.
@@ -151,14 +128,14 @@ class Updater:
 
     def _is_current(self, manifest: ReleaseManifest) -> bool:
         try:
-            return self.current_manifest() == manifest
+            return self._installed.current_manifest() == manifest
         except UntrustedReleaseError as error:
             _log.warning("installing again: %s", error)
             return False
 
     def _refuse_older(self, manifest: ReleaseManifest) -> None:
         try:
-            pointer = self._pointer()
+            pointer = self._installed.pointer()
         except UntrustedReleaseError:
             return
         if pointer is None or pointer.channel != manifest.channel:
@@ -170,7 +147,7 @@ class Updater:
             )
 
     def _install(self, tuf: TufUpdater, manifest: ReleaseManifest) -> Path:
-        folder = self._release_folder(manifest.channel, manifest.version)
+        folder = self._installed.release_folder(manifest.channel, manifest.version)
         staging = folder.parent / ".new"
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
@@ -180,7 +157,7 @@ class Updater:
         shutil.rmtree(folder, ignore_errors=True)
         staging.replace(folder)
         fsync_directory(folder.parent)
-        pointer = _Pointer(
+        pointer = Pointer(
             channel=manifest.channel, version=manifest.version, manifest_sha256=manifest.digest
         )
         write_atomically(self._folder / "current", canonical_json(pointer.model_dump()))
@@ -253,17 +230,6 @@ class Updater:
         for version in versions[: -self._limits.kept_releases]:
             shutil.rmtree(channel / str(version), ignore_errors=True)
 
-    def _release_folder(self, channel: str, version: int) -> Path:
-        return self._folder / "releases" / channel / str(version)
-
-    def _pointer(self) -> _Pointer | None:
-        try:
-            return _Pointer.model_validate_json((self._folder / "current").read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            raise UntrustedReleaseError("the file 'current' is damaged; update again") from error
-
     @contextmanager
     def _sole_updater(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -320,22 +286,3 @@ def _verify_target(target: TargetFile, part: Path) -> None:
             target.verify_length_and_hashes(file)
     except tuf_errors.LengthOrHashMismatchError as error:
         raise UntrustedReleaseError(f"the bytes of {target.path!r} are not those signed") from error
-
-
-def _read_manifest(folder: Path) -> ReleaseManifest:
-    try:
-        return ReleaseManifest.parse((folder / MANIFEST_NAME).read_bytes())
-    except OSError as error:
-        raise UntrustedReleaseError(f"{folder} has lost its manifest; update again") from error
-
-
-def _verify_folder(folder: Path, manifest_sha256: str) -> None:
-    manifest = _read_manifest(folder)
-    if sha256_hex(manifest.to_bytes()) != manifest_sha256:
-        raise UntrustedReleaseError(f"the manifest in {folder} was changed; update again")
-    for name in manifest.files:
-        path = folder / name
-        try:
-            manifest.verify_file(name, file_sha256(path), path.stat().st_size)
-        except OSError as error:
-            raise UntrustedReleaseError(f"{folder} has lost {name!r}; update again") from error

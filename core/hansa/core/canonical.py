@@ -30,11 +30,11 @@ def parse_json(data: bytes, what: str) -> Any:
     """The value of UTF-8 JSON bytes; ``what`` names them in the error.
 
     Raises:
-        InvalidInputError: the bytes are not UTF-8 JSON.
+        InvalidInputError: the bytes are not UTF-8 JSON, or nest too deeply.
     """
     try:
         return json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{what} is not JSON: {error}") from error
 
 

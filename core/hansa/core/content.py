@@ -87,7 +87,10 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 
 def _tag(records: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Any]]:
-    return {key: {name: _tag_value(value) for name, value in record.items()} for key, record in records.items()}
+    return {
+        key: {name: _tag_value(value) for name, value in record.items()}
+        for key, record in records.items()
+    }
 
 
 def _tag_value(value: Any) -> Any:
@@ -99,7 +102,10 @@ def _tag_value(value: Any) -> Any:
 
 
 def _untag(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Value]]:
-    return {key: {name: _untag_value(value) for name, value in record.items()} for key, record in records.items()}
+    return {
+        key: {name: _untag_value(value) for name, value in record.items()}
+        for key, record in records.items()
+    }
 
 
 def _untag_value(value: Any) -> Value:

@@ -136,7 +136,9 @@ def identity_of(certificate: x509.Certificate) -> Identity:
 def certificate_request(key: Key, name: str) -> bytes:
     """A PKCS #10 request in DER, signed by ``key``. The issuer decides the identity, not the request."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    request = (
+        x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    )
     return request.public_bytes(serialization.Encoding.DER)
 
 
@@ -182,7 +184,9 @@ def issue(
     names = [x509.UniformResourceIdentifier(identity.uri), *map(_host_name, hosts)]
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    builder = builder.add_extension(
+        x509.BasicConstraints(ca=False, path_length=None), critical=True
+    )
     builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     builder = builder.add_extension(_usage(sign_certificates=False), critical=True)
     return builder.sign(authority.key, hashes.SHA256())

@@ -42,10 +42,14 @@ class Invitation(BaseModel):
         """
         text = token.strip()
         if not text.startswith(_PREFIX) or len(text) > _MAX_LENGTH:
-            raise InvalidInputError("this is not a Hansa token: copy the whole line that begins with 'hansa1.'")
+            raise InvalidInputError(
+                "this is not a Hansa token: copy the whole line that begins with 'hansa1.'"
+            )
         body = text.removeprefix(_PREFIX)
         try:
             data = base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))
             return Invitation.model_validate(parse_json(data, "the token"))
         except (binascii.Error, ValidationError, InvalidInputError) as error:
-            raise InvalidInputError("the token is damaged or cut off: copy the whole line again") from error
+            raise InvalidInputError(
+                "the token is damaged or cut off: copy the whole line again"
+            ) from error

@@ -119,7 +119,9 @@ class RunPlan(PlanPart):
     @model_validator(mode="after")
     def _release_needs_a_servable_model(self) -> "RunPlan":
         if self.compression is not None and self.training.trains != "tower":
-            raise ValueError("only a tower run can be released yet: set 'compression: null' for lora")
+            raise ValueError(
+                "only a tower run can be released yet: set 'compression: null' for lora"
+            )
         return self
 
     @property

@@ -30,13 +30,16 @@ def check_update(model: Arrays, update: Arrays, *, max_norm: float) -> None:
         _check_array(name, model[name], array)
     distance = update_norm(model, update)
     if distance > max_norm:
-        raise UpdateRejectedError(f"the update's norm {distance:.4g} exceeds the plan's bound {max_norm:.4g}")
+        raise UpdateRejectedError(
+            f"the update's norm {distance:.4g} exceeds the plan's bound {max_norm:.4g}"
+        )
 
 
 def update_norm(model: Arrays, update: Arrays) -> float:
     """The L2 distance between two sets of arrays, in float64."""
     squares = (
-        float(np.sum(np.square(update[name].astype(np.float64) - model[name].astype(np.float64)))) for name in model
+        float(np.sum(np.square(update[name].astype(np.float64) - model[name].astype(np.float64))))
+        for name in model
     )
     return math.sqrt(sum(squares))
 

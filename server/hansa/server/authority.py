@@ -40,7 +40,9 @@ Now = Callable[[], dt.datetime]
 
 def create_authority(folder: Path, *, federation: str, host: str, now: dt.datetime) -> None:
     """Makes the CA, the server's and the operator's certificates, and the key that signs plans."""
-    authority = make_authority(f"Hansa federation {federation}", now=now, valid_for=_AUTHORITY_VALID)
+    authority = make_authority(
+        f"Hansa federation {federation}", now=now, valid_for=_AUTHORITY_VALID
+    )
     write_credentials(folder, "authority", authority)
     server = Identity(role=Role.SERVER, name=federation)
     _issue_to(folder, "server", authority, server, now, hosts=(SERVER_DNS_NAME, host))
@@ -88,14 +90,20 @@ class Authority:
         """
         identity = Identity(role=Role.MERCHANT, name=merchant)
         key = public_key_of_request(request_der)
-        certificate = issue(self._authority, key, identity, now=self._now(), valid_for=_MERCHANT_VALID)
+        certificate = issue(
+            self._authority, key, identity, now=self._now(), valid_for=_MERCHANT_VALID
+        )
         return certificate.public_bytes(Encoding.DER), certificate.not_valid_after_utc.timestamp()
 
-    def invite(self, merchant: str, address: str, valid_for: dt.timedelta) -> tuple[Invitation, str, float]:
+    def invite(
+        self, merchant: str, address: str, valid_for: dt.timedelta
+    ) -> tuple[Invitation, str, float]:
         """A new invitation, the serial number of its certificate (hex) and its expiry (seconds since 1970)."""
         key = make_key()
         identity = Identity(role=Role.INVITATION, name=merchant)
-        certificate = issue(self._authority, key.public_key(), identity, now=self._now(), valid_for=valid_for)
+        certificate = issue(
+            self._authority, key.public_key(), identity, now=self._now(), valid_for=valid_for
+        )
         credentials = Credentials(key=key, certificate=certificate)
         invitation = Invitation(
             merchant=merchant,
@@ -117,7 +125,9 @@ def _issue_to(
     hosts: tuple[str, ...] = (),
 ) -> None:
     key = make_key()
-    certificate = issue(authority, key.public_key(), identity, now=now, valid_for=_SERVER_VALID, hosts=hosts)
+    certificate = issue(
+        authority, key.public_key(), identity, now=now, valid_for=_SERVER_VALID, hosts=hosts
+    )
     write_credentials(folder, name, Credentials(key=key, certificate=certificate))
 
 

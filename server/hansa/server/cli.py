@@ -1,6 +1,10 @@
-"""``hansa-server``: the operator's command."""
+"""``hansa-server``: the operator's command.
+
+What only one command needs is imported in it: most commands need no torch and answer at once.
+"""
 
 import asyncio
+import datetime as dt
 import json
 import logging
 import sys
@@ -18,10 +22,7 @@ from hansa.core.errors import HansaError, InvalidInputError
 from hansa.core.plan import read_plan
 from hansa.core.storage import write_atomically
 from hansa.protos.v1 import operator_pb2 as pb
-from hansa.server.initialise import initialise
 from hansa.server.operator_client import OperatorClient, connect
-from hansa.server.plan_check import check_plan
-from hansa.server.serve import serve, utc_now
 from hansa.server.settings import ServerSettings, StateFolder
 
 app = typer.Typer(
@@ -62,6 +63,8 @@ def init(
     state: State = _STATE,
 ) -> None:
     """Make the operator's state: certificate authority, release keys, database."""
+    from hansa.server.initialise import initialise
+
     settings = ServerSettings(
         federation=federation,
         address=address,
@@ -69,16 +72,22 @@ def init(
         base_models={model_name: base_model.resolve()},
         public_catalogue=None if public_catalogue is None else public_catalogue.resolve(),
     )
-    initialise(StateFolder(state), settings, utc_now())
-    _console.print(f"The server's state is in {state}. Start it with: hansa-server start --state {state}")
+    initialise(StateFolder(state), settings, dt.datetime.now(dt.UTC))
+    _console.print(
+        f"The server's state is in {state}. Start it with: hansa-server start --state {state}"
+    )
     _console.print(
         f"Move {state / 'offline'} to a safe place away from this machine: it holds the root keys of releases."
     )
 
 
 @app.command()
-def start(state: State = _STATE, verbose: Annotated[bool, typer.Option("--verbose")] = False) -> None:
+def start(
+    state: State = _STATE, verbose: Annotated[bool, typer.Option("--verbose")] = False
+) -> None:
     """Run the server until Ctrl-C or SIGTERM; unfinished runs go on."""
+    from hansa.server.serve import serve
+
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -89,7 +98,9 @@ def start(state: State = _STATE, verbose: Annotated[bool, typer.Option("--verbos
 def invite(
     merchant: Annotated[str, typer.Argument(help="Name: lower-case letters, digits, hyphens.")],
     hours: Annotated[int, typer.Option(help="The invitation expires after so many hours.")] = 72,
-    out: Annotated[Path | None, typer.Option(help="Write the token to this file (mode 0600).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the token to this file (mode 0600).")
+    ] = None,
     as_json: AsJson = False,
     state: State = _STATE,
 ) -> None:
@@ -116,7 +127,11 @@ def merchants(as_json: AsJson = False, state: State = _STATE) -> None:
     for merchant in found:
         online = "yes" if merchant.online else "no"
         table.add_row(
-            merchant.merchant, merchant.state, online, str(merchant.serving_version or "-"), merchant.software
+            merchant.merchant,
+            merchant.state,
+            online,
+            str(merchant.serving_version or "-"),
+            merchant.software,
         )
     _console.print(table)
 
@@ -134,13 +149,21 @@ def revoke(
 @app.command("check")
 def check(plan: PlanFile, as_json: AsJson = False) -> None:
     """Show what a plan costs each shopper, before anything starts."""
+    from hansa.server.plan_check import check_plan
+
     cost = check_plan(read_plan(plan))
     if as_json:
         _print_json(cost.model_dump())
         return
-    table = Table("epsilon per round", "epsilon of the whole run", "delta", "steps", "noise multiplier")
+    table = Table(
+        "epsilon per round", "epsilon of the whole run", "delta", "steps", "noise multiplier"
+    )
     table.add_row(
-        cost.epsilon_per_round, cost.epsilon_total, f"{cost.delta:g}", str(cost.steps), str(cost.noise_multiplier)
+        cost.epsilon_per_round,
+        cost.epsilon_total,
+        f"{cost.delta:g}",
+        str(cost.steps),
+        str(cost.noise_multiplier),
     )
     _console.print(table)
 
@@ -187,7 +210,9 @@ def run_list(as_json: AsJson = False, state: State = _STATE) -> None:
     table = Table("run", "state", "rounds", "release", "")
     for run in runs:
         progress = f"{run.rounds_done}/{run.rounds_planned}"
-        table.add_row(run.run_id, run.state, progress, str(run.release_version or "-"), run.sentence)
+        table.add_row(
+            run.run_id, run.state, progress, str(run.release_version or "-"), run.sentence
+        )
     _console.print(table)
 
 
@@ -207,12 +232,22 @@ def run_stop(run: RunName, state: State = _STATE) -> None:
 
 
 def _watch(client: OperatorClient, run_id: str, *, quiet: bool) -> pb.RunInfo:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True) as progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), disable=quiet, transient=True
+    ) as progress:
         bar = progress.add_task(run_id)
         while (run := client.run(run_id)).state not in _FINISHED:
             progress.update(
-                bar, total=run.rounds_planned, completed=run.rounds_done, description=f"{run_id} {run.state}"
+                bar,
+                total=run.rounds_planned,
+                completed=run.rounds_done,
+                description=f"{run_id} {run.state}",
             )
             time.sleep(_POLL_S)
     return run
@@ -243,7 +278,9 @@ def _show_run(run: pb.RunInfo, as_json: bool) -> None:
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
 
 
 def _print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hansa.core import evidence as pack
+from hansa.core import evidence as packs
 from hansa.core.identity import certificate_of
 from hansa.core.ids import MerchantId, RunId
 from hansa.core.privacy.entries import Entry
@@ -21,7 +21,7 @@ from hansa.server.state.tables import RunRow
 class ReleaseEvidence(Protocol):
     """Where the signed bytes of a release come from."""
 
-    def evidence(self, version: int) -> pack.Release:
+    def evidence(self, version: int) -> packs.Release:
         """The manifest and the TUF metadata of a release."""
         ...
 
@@ -45,34 +45,37 @@ class EvidenceDesk:
         row = self.runs.get(run_id)
         rounds = self.runs.rounds(run_id)
         asked = {name for record in rounds for name in record.cohort}
-        evidence = pack.Evidence(
+        evidence = packs.Evidence(
             plan=Signed.parse(row.signed_plan, "the stored plan"),
             run=_run_record(row, rounds),
             merchants={name: record for name, record in self._merchants().items() if name in asked},
             ledgers={name: self.ledger(name) for name in asked},
             release=self.releases.evidence(row.release_version) if row.release_version else None,
         )
-        return pack.write_pack(evidence, self.plan_key)
+        return packs.write_pack(evidence, self.plan_key)
 
     def ledger(self, merchant: MerchantId) -> tuple[Entry, ...]:
         """The server's copy of a merchant's ledger."""
         return tuple(
-            Entry.parse(line.encode(), f"the ledger copy of {merchant}") for line in self.copies.lines(merchant)
+            Entry.parse(line.encode(), f"the ledger copy of {merchant}")
+            for line in self.copies.lines(merchant)
         )
 
-    def _merchants(self) -> dict[MerchantId, pack.MerchantRecord]:
+    def _merchants(self) -> dict[MerchantId, packs.MerchantRecord]:
         return {
-            MerchantId(row.name): pack.MerchantRecord(
+            MerchantId(row.name): packs.MerchantRecord(
                 ledger_public_key=row.ledger_public_key.hex(),
-                certificate_pem=certificate_of(row.certificate_der).public_bytes(Encoding.PEM).decode(),
+                certificate_pem=certificate_of(row.certificate_der)
+                .public_bytes(Encoding.PEM)
+                .decode(),
             )
             for row in self.members.everyone()
             if row.ledger_public_key is not None and row.certificate_der is not None
         }
 
 
-def _run_record(row: RunRow, rounds: list[RoundRecord]) -> pack.RunRecord:
-    return pack.RunRecord(
+def _run_record(row: RunRow, rounds: list[RoundRecord]) -> packs.RunRecord:
+    return packs.RunRecord(
         run=row.run_id,
         plan_digest=row.plan_digest,
         rounds=tuple(_round_record(record) for record in rounds),
@@ -81,12 +84,15 @@ def _run_record(row: RunRow, rounds: list[RoundRecord]) -> pack.RunRecord:
     )
 
 
-def _round_record(record: RoundRecord) -> pack.RoundRecord:
-    return pack.RoundRecord(
+def _round_record(record: RoundRecord) -> packs.RoundRecord:
+    return packs.RoundRecord(
         round=record.number,
         cohort=tuple(record.cohort),
         accepted=dict(record.accepted),
-        refused={name: f"{refusal.reason}: {refusal.sentence}"[:500] for name, refusal in record.refused.items()},
+        refused={
+            name: f"{refusal.reason}: {refusal.sentence}"[:500]
+            for name, refusal in record.refused.items()
+        },
         aggregate_sha256=record.aggregate_sha256,
     )
 

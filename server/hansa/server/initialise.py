@@ -37,7 +37,9 @@ def initialise(state: StateFolder, settings: ServerSettings, now: dt.datetime) -
 def _check(settings: ServerSettings) -> None:
     for name, folder in settings.base_models.items():
         if not (folder / "config.json").is_file():
-            raise InvalidInputError(f"base model {name!r}: {folder} is no Hugging Face folder (no config.json)")
+            raise InvalidInputError(
+                f"base model {name!r}: {folder} is no Hugging Face folder (no config.json)"
+            )
     catalogue = settings.public_catalogue
     if catalogue is not None and not catalogue.is_file():
         raise InvalidInputError(f"the public catalogue {catalogue} does not exist")

@@ -44,11 +44,15 @@ class OperatorClient:
 
     def merchants(self) -> list[pb.MerchantInfo]:
         """All members and open invitations."""
-        return list(self._stub.ListMerchants(pb.ListMerchantsRequest(), timeout=_TIMEOUT_S).merchants)
+        return list(
+            self._stub.ListMerchants(pb.ListMerchantsRequest(), timeout=_TIMEOUT_S).merchants
+        )
 
     def revoke(self, merchant: str) -> pb.MerchantInfo:
         """Ends a membership at once."""
-        return self._stub.RevokeMerchant(pb.RevokeMerchantRequest(merchant=merchant), timeout=_TIMEOUT_S)
+        return self._stub.RevokeMerchant(
+            pb.RevokeMerchantRequest(merchant=merchant), timeout=_TIMEOUT_S
+        )
 
     def start_run(self, plan: RunPlan) -> pb.RunInfo:
         """Queues a plan."""
@@ -70,7 +74,9 @@ class OperatorClient:
     def pack(self, run_id: str) -> bytes:
         """The audit pack of a run."""
         request = pb.ExportPackRequest(run_id=run_id)
-        return b"".join(chunk.data for chunk in self._stub.ExportPack(request, timeout=_PACK_TIMEOUT_S))
+        return b"".join(
+            chunk.data for chunk in self._stub.ExportPack(request, timeout=_PACK_TIMEOUT_S)
+        )
 
 
 @contextmanager
@@ -98,5 +104,7 @@ def _translated(error: grpc.RpcError, address: str) -> HansaError:
     if code in _ERRORS:
         return _ERRORS[code](text)
     if code is grpc.StatusCode.UNAVAILABLE:
-        return TransportError(f"no server answers at {address}; start it with 'hansa-server start' ({text[:200]})")
+        return TransportError(
+            f"no server answers at {address}; start it with 'hansa-server start' ({text[:200]})"
+        )
     return TransportError(f"the server answered {code.name}: {text[:200]}")

@@ -6,26 +6,30 @@ import datetime as dt
 import logging
 import signal
 import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
+from sqlalchemy import Engine
+
 from hansa.core.errors import InvalidInputError
 from hansa.core.storage import BlobStore
 from hansa.protos.v1 import enrolment_pb2_grpc, operator_pb2_grpc, releases_pb2_grpc
 from hansa.server.authority import Authority
-from hansa.server.evidence import EvidenceDesk
+from hansa.server.evidence import EvidenceDesk, ReleaseEvidence
 from hansa.server.ledger_desk import LedgerDesk
 from hansa.server.plane import federation
 from hansa.server.plane.enrolment import EnrolmentService
 from hansa.server.plane.operator import Office, OperatorService
 from hansa.server.plane.peer import Gate
 from hansa.server.plane.releases import ReleasesService
-from hansa.server.releasing import Releaser
+from hansa.server.releases.files import RepositoryFiles
 from hansa.server.rounds.grid import Plane
-from hansa.server.rounds.worker import RunWorker
+from hansa.server.rounds.worker import Releasing, RunWorker
 from hansa.server.settings import ServerSettings, StateFolder
 from hansa.server.state.database import open_database
 from hansa.server.state.journal import Journal, LedgerCopies
@@ -58,10 +62,31 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+class Releases(Releasing, ReleaseEvidence, Protocol):
+    """Models and releases as the server sees them."""
+
+    @property
+    def files(self) -> RepositoryFiles:
+        """What merchants may read."""
+        ...
+
+    def root(self) -> bytes:
+        """The TUF root that a merchant pins when it joins."""
+        ...
+
+    def refresh(self, now: dt.datetime) -> None:
+        """Renews the short-lived timestamp."""
+        ...
+
+
+OpenReleases = Callable[[StateFolder, ServerSettings, BlobStore], Releases]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """Everything of a running server, each part made once."""
 
+    engine: Engine
     settings: ServerSettings
     authority: Authority
     members: Members
@@ -72,25 +97,34 @@ class Parts:
     blobs: BlobStore
     uploads: Uploads
     switchboard: Switchboard
-    releaser: Releaser
+    releaser: Releases
     evidence: EvidenceDesk
     gate: Gate
 
 
-def assemble(state: StateFolder) -> Parts:
+def open_releases(state: StateFolder, settings: ServerSettings, blobs: BlobStore) -> Releases:
+    """The real ones; imported here, so that only a running server loads torch and ONNX."""
+    from hansa.server.models import ModelRoom
+    from hansa.server.releasing import Releaser
+
+    return Releaser.open(state, ModelRoom(settings, state.cache), blobs)
+
+
+def assemble(state: StateFolder, open_releaser: OpenReleases = open_releases) -> Parts:
     """Opens the operator's state."""
     settings = state.settings()
     engine = open_database(state.database)
     members, runs = Members(engine, time.time), Runs(engine, time.time)
     copies = LedgerCopies(engine)
     blobs = BlobStore(state.blobs)
-    releaser = Releaser.open(state, settings, blobs)
+    releaser = open_releaser(state, settings, blobs)
     authority = Authority(state.authority, tuf_root=releaser.root(), now=utc_now)
     return Parts(
+        engine=engine,
         settings=settings,
         authority=authority,
         members=members,
-        tasks=Tasks(engine, time.time),
+        tasks=Tasks(engine),
         runs=runs,
         journal=Journal(engine, time.time),
         ledgers=LedgerDesk(members, copies),
@@ -99,7 +133,11 @@ def assemble(state: StateFolder) -> Parts:
         switchboard=Switchboard(),
         releaser=releaser,
         evidence=EvidenceDesk(
-            runs=runs, members=members, copies=copies, releases=releaser, plan_key=authority.plan_key
+            runs=runs,
+            members=members,
+            copies=copies,
+            releases=releaser,
+            plan_key=authority.plan_key,
         ),
         gate=Gate(members, utc_now),
     )
@@ -130,7 +168,7 @@ def _services(server: grpc.aio.Server, parts: Parts) -> None:
     enrolment = EnrolmentService(parts.gate, parts.members, parts.authority, parts.journal)
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(enrolment, server)
     operator_pb2_grpc.add_OperatorServicer_to_server(OperatorService(office), server)
-    releases = ReleasesService(parts.releaser.files, parts.gate.merchant, parts.members)
+    releases = ReleasesService(parts.releaser.files, parts.members, parts.gate.merchant)
     releases_pb2_grpc.add_ReleasesServicer_to_server(releases, server)
 
 
@@ -144,7 +182,9 @@ async def _bind(server: grpc.aio.Server, parts: Parts) -> None:
     try:
         server.add_secure_port(where, _credentials(parts.authority))
     except RuntimeError as error:
-        raise InvalidInputError(f"cannot listen on {where}; is another server running there?") from error
+        raise InvalidInputError(
+            f"cannot listen on {where}; is another server running there?"
+        ) from error
     checker = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     await checker.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -159,10 +199,13 @@ def _reflect(server: grpc.aio.Server) -> None:
     reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
 
 
-async def _refresh_releases(releaser: Releaser) -> None:
+async def _refresh_releases(releaser: Releases) -> None:
     """The timestamp is short-lived on purpose; the server renews it while it lives."""
     while True:
-        await asyncio.to_thread(releaser.refresh, utc_now())
+        try:
+            await asyncio.to_thread(releaser.refresh, utc_now())
+        except Exception:  # the seam of the task: a full disk now must not stop all later renewals
+            _log.exception("the timestamp of the releases was not renewed; trying again later")
         await asyncio.sleep(_TIMESTAMP_PERIOD_S)
 
 
@@ -173,27 +216,52 @@ async def serve(state: StateFolder) -> None:
         InvalidInputError: the state is damaged or the port is taken.
     """
     parts = assemble(state)
+    async with running(parts):
+        _log.info("listening on %s:%s", parts.settings.listen, parts.settings.port)
+        await _until_told_to_stop()
+
+
+@contextlib.asynccontextmanager
+async def running(parts: Parts) -> AsyncIterator[None]:
+    """The server at work; at the end its streams are closed and the run in hand stays unfinished.
+
+    Raises:
+        InvalidInputError: the port is taken.
+    """
     parts.switchboard.attach(asyncio.get_running_loop())
     server = grpc.aio.server(options=_OPTIONS)
     _services(server, parts)
     await _bind(server, parts)
     await server.start()
-    plane = Plane(members=parts.members, tasks=parts.tasks, blobs=parts.blobs, switchboard=parts.switchboard)
-    worker = RunWorker(plane=plane, runs=parts.runs, journal=parts.journal, releaser=parts.releaser)
+    worker = _worker(parts)
     worker.start()
-    _log.info("listening on %s:%s", parts.settings.listen, parts.settings.port)
-    await _until_told_to_stop(parts.releaser)
-    await asyncio.to_thread(worker.stop)
-    await server.stop(_GRACE_S)
+    refresh = asyncio.create_task(_refresh_releases(parts.releaser))
+    try:
+        yield
+    finally:
+        refresh.cancel()
+        await asyncio.to_thread(worker.stop)
+        parts.switchboard.close()
+        await server.stop(_GRACE_S)
+        parts.engine.dispose()
 
 
-async def _until_told_to_stop(releaser: Releaser) -> None:
+def _worker(parts: Parts) -> RunWorker:
+    plane = Plane(
+        members=parts.members, tasks=parts.tasks, blobs=parts.blobs, switchboard=parts.switchboard
+    )
+    return RunWorker(
+        plane=plane,
+        runs=parts.runs,
+        journal=parts.journal,
+        releaser=parts.releaser,
+        ledgers=parts.evidence.ledger,
+    )
+
+
+async def _until_told_to_stop() -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    refresh = asyncio.create_task(_refresh_releases(releaser))
     await told.wait()
-    refresh.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await refresh

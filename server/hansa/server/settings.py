@@ -53,6 +53,7 @@ class StateFolder:
         self.blobs = path / "blobs"
         self.uploads = path / "uploads"
         self.work = path / "work"
+        self.cache = path / "cache"
 
     def refuse_if_initialised(self) -> None:
         """Guards an existing server.
@@ -61,7 +62,9 @@ class StateFolder:
             ConflictError: there is a server's state already.
         """
         if (self.path / _FILE).exists():
-            raise ConflictError(f"{self.path} already holds a server's state; choose another folder with --state")
+            raise ConflictError(
+                f"{self.path} already holds a server's state; choose another folder with --state"
+            )
 
     def write(self, settings: ServerSettings) -> None:
         """Writes the settings of a new server."""
@@ -76,7 +79,9 @@ class StateFolder:
         """
         path = self.path / _FILE
         if not path.exists():
-            raise NotFoundError(f"there is no server in {self.path}; run 'hansa-server init' first or name --state")
+            raise NotFoundError(
+                f"there is no server in {self.path}; run 'hansa-server init' first or name --state"
+            )
         try:
             return ServerSettings.model_validate(parse_json(path.read_bytes(), str(path)))
         except ValidationError as error:

@@ -17,6 +17,8 @@ class Switchboard:
         self._streams: dict[str, set[asyncio.Event]] = defaultdict(set)
         self._lock = threading.Lock()
         self._changed = threading.Condition()
+        self.closed = False
+        """The server is going down: streams end."""
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Names the loop in which the streams live."""
@@ -41,6 +43,14 @@ class Switchboard:
         for event in events:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(event.set)
+
+    def close(self) -> None:
+        """Ends all streams, so that the server need not wait for them."""
+        self.closed = True
+        with self._lock:
+            merchants = list(self._streams)
+        for merchant in merchants:
+            self.wake(merchant)
 
     def announce(self) -> None:
         """Tells the round loops that something came in."""

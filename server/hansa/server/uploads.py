@@ -31,7 +31,9 @@ class Slot:
         """
         if not 0 < size_bytes <= MAX_UPLOAD_BYTES:
             raise InvalidInputError(f"an upload is between 1 and {MAX_UPLOAD_BYTES} bytes long")
-        return Slot(merchant=merchant, task_id=task_id, sha256=check_sha256(sha256), size_bytes=size_bytes)
+        return Slot(
+            merchant=merchant, task_id=task_id, sha256=check_sha256(sha256), size_bytes=size_bytes
+        )
 
     @property
     def name(self) -> str:
@@ -87,7 +89,9 @@ class Uploads:
             if self._newest[key] != generation:
                 raise ConflictError("a newer upload of this blob took over")
             if len(data) > CHUNK_BYTES or self.offset(slot) + len(data) > slot.size_bytes:
-                raise InvalidInputError("a piece is larger than 1 MiB or goes beyond the promised size")
+                raise InvalidInputError(
+                    "a piece is larger than 1 MiB or goes beyond the promised size"
+                )
             with self._part(slot).open("ab") as file:
                 file.write(data)
 
@@ -104,7 +108,9 @@ class Uploads:
             return False
         if file_sha256(part) != slot.sha256:
             part.unlink()
-            raise InvalidInputError("the uploaded bytes do not have the promised digest; send them again")
+            raise InvalidInputError(
+                "the uploaded bytes do not have the promised digest; send them again"
+            )
         self._blobs.adopt(part)
         write_atomically(self._mark(slot), b"")
         return True

@@ -113,4 +113,4 @@ def test_serving_needs_neither_torch_nor_transformers() -> None:
         "import sys, hansa.client.serving_model, hansa.client.index, hansa.client.serving.server; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})  # noqa: S603
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

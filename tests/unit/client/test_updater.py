@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 from securesystemslib.signer import CryptoSigner
-from tests.fakes.release_source import PIECE_BYTES, FakeReleaseSource
-from tests.fakes.release_world import CHANNEL, TODAY, ReleaseWorld, manifest_of, pseudo_random
 from tuf.api.metadata import Metadata, Root, Timestamp
 
 from hansa.client.updater import UpdateLimits, Updater
@@ -30,6 +28,8 @@ from hansa.server.releases.keys import (
     load_online_keys,
 )
 from hansa.server.releases.repository import ReleaseRepository
+from tests.fakes.release_source import PIECE_BYTES, FakeReleaseSource
+from tests.fakes.release_world import CHANNEL, TODAY, ReleaseWorld, manifest_of, pseudo_random
 
 MODEL_BYTES = 300_000
 

@@ -18,7 +18,9 @@ values = st.one_of(
     st.binary(max_size=20),
     st.lists(st.booleans(), max_size=3),
 )
-records = st.dictionaries(st.text("abc-", min_size=1, max_size=4), st.dictionaries(st.text(max_size=5), values))
+records = st.dictionaries(
+    st.text("abc-", min_size=1, max_size=4), st.dictionaries(st.text(max_size=5), values)
+)
 
 
 @given(metrics=records, configs=records)
@@ -28,7 +30,11 @@ def test_settings_come_back_with_their_types(metrics, configs) -> None:
     assert repr(content.configs) == repr(configs)
 
 
-@given(hnp.arrays(st.sampled_from([np.float32, np.int64, np.uint8]), hnp.array_shapes(min_dims=0, max_side=4)))
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float32, np.int64, np.uint8]), hnp.array_shapes(min_dims=0, max_side=4)
+    )
+)
 def test_arrays_come_back_bit_for_bit(array) -> None:
     content = Content.from_bytes(Content(arrays={"arrays": {"a": array}}).to_bytes())
     back = content.arrays["arrays"]["a"]
@@ -37,13 +43,17 @@ def test_arrays_come_back_bit_for_bit(array) -> None:
 
 def test_a_column_major_array_keeps_its_values() -> None:
     array = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
-    back = Content.from_bytes(Content(arrays={"arrays": {"a": array}}).to_bytes()).arrays["arrays"]["a"]
+    back = Content.from_bytes(Content(arrays={"arrays": {"a": array}}).to_bytes()).arrays["arrays"][
+        "a"
+    ]
     np.testing.assert_array_equal(back, array)
 
 
 def test_the_order_of_arrays_is_kept() -> None:
     arrays = {name: np.zeros(1, np.float32) for name in ("z", "a", "m")}
-    assert list(Content.from_bytes(Content(arrays={"arrays": arrays}).to_bytes()).arrays["arrays"]) == ["z", "a", "m"]
+    assert list(
+        Content.from_bytes(Content(arrays={"arrays": arrays}).to_bytes()).arrays["arrays"]
+    ) == ["z", "a", "m"]
 
 
 def test_any_safetensors_reader_can_open_what_leaves() -> None:

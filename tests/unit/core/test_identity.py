@@ -53,12 +53,21 @@ def test_the_issuer_decides_the_identity_not_the_request(authority) -> None:
 
 
 def test_an_authority_cannot_make_further_authorities(authority) -> None:
-    constraints = authority.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    constraints = authority.certificate.extensions.get_extension_for_class(
+        x509.BasicConstraints
+    ).value
     assert (constraints.ca, constraints.path_length) == (True, 0)
 
 
 @pytest.mark.parametrize(
-    "uri", ["hansa://merchant/", "hansa://king/harbour", "https://merchant/harbour", "", "hansa:merchant/harbour"]
+    "uri",
+    [
+        "hansa://merchant/",
+        "hansa://king/harbour",
+        "https://merchant/harbour",
+        "",
+        "hansa:merchant/harbour",
+    ],
 )
 def test_a_foreign_name_is_no_identity(uri) -> None:
     with pytest.raises(UnauthorisedError):
@@ -76,14 +85,20 @@ def _certificate_with(names: list[x509.GeneralName]) -> x509.Certificate:
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_certificate_needs_exactly_one_uri_name(count) -> None:
-    uris = [x509.UniformResourceIdentifier(f"hansa://merchant/m{number}") for number in range(count)]
+    uris = [
+        x509.UniformResourceIdentifier(f"hansa://merchant/m{number}") for number in range(count)
+    ]
     with pytest.raises(UnauthorisedError):
         identity_of(_certificate_with(list(uris)))
 
 
 def test_a_request_for_another_kind_of_key_is_refused() -> None:
     key = rsa.generate_private_key(65537, 2048)
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .sign(key, hashes.SHA256())
+    )
     with pytest.raises(InvalidInputError, match="P-256"):
         public_key_of_request(request.public_bytes(serialization.Encoding.DER))
 
@@ -104,7 +119,11 @@ def test_a_key_on_another_curve_is_refused() -> None:
 
 
 INVITATION = Invitation(
-    merchant="harbour", address="server.example:443", authority_pem="A", certificate_pem="B", key_pem="SECRET"
+    merchant="harbour",
+    address="server.example:443",
+    authority_pem="A",
+    certificate_pem="B",
+    key_pem="SECRET",
 )
 
 

@@ -1,4 +1,5 @@
 import pytest
+
 from hansa.core.errors import InvalidInputError
 from hansa.core.plan import parse_plan, read_plan
 

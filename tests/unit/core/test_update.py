@@ -8,7 +8,9 @@ MODEL = {"a": np.zeros((2, 2), np.float32), "b": np.zeros(1, np.float32)}
 
 
 def test_a_step_within_the_bound_is_accepted() -> None:
-    check_update(MODEL, {"a": np.full((2, 2), 1.5, np.float32), "b": np.zeros(1, np.float32)}, max_norm=3.0)
+    check_update(
+        MODEL, {"a": np.full((2, 2), 1.5, np.float32), "b": np.zeros(1, np.float32)}, max_norm=3.0
+    )
 
 
 def test_the_norm_is_that_of_all_arrays_together() -> None:

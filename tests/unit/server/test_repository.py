@@ -6,8 +6,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from tests.fakes.release_source import FakeReleaseSource
-from tests.fakes.release_world import CHANNEL, TODAY, ReleaseWorld, manifest_of
 
 from hansa.client.updater import Updater
 from hansa.core.canonical import canonical_json
@@ -29,6 +27,8 @@ from hansa.server.releases.keys import (
     load_online_keys,
 )
 from hansa.server.releases.writer import sole_writer
+from tests.fakes.release_source import FakeReleaseSource
+from tests.fakes.release_world import CHANNEL, TODAY, ReleaseWorld, manifest_of
 
 METADATA_WRITES = 3
 """Channel, snapshot, timestamp."""

@@ -17,7 +17,7 @@ def uploads(tmp_path):
     return Uploads(tmp_path / "uploads", BlobStore(tmp_path / "blobs"))
 
 
-def slot(merchant=HARBOUR, sha=SHA, size=len(DATA), task="run/1/train/harbour") -> Slot:
+def slot(merchant=HARBOUR, sha=SHA, size=100, task="run/1/train/harbour") -> Slot:
     return Slot.checked(merchant, task, sha, size)
 
 

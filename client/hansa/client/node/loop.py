@@ -64,7 +64,9 @@ class NodeLoop:
             request = pb.RegisterRequest(protocol=PROTOCOL, software=SOFTWARE)
             session = rpc.FederationStub(channel).Register(request, timeout=CALL_TIMEOUT_S)
             _log.info("connected to %s as %s", address, session.merchant)
-            _Session(Wire(channel, session), self._worker, session.heartbeat_period_ms / 1000).serve(stop)
+            _Session(
+                Wire(channel, session), self._worker, session.heartbeat_period_ms / 1000
+            ).serve(stop)
 
 
 class _Session:
@@ -113,7 +115,9 @@ class _Session:
         while not self._over.wait(self._period_s / 2):
             started = time.monotonic()
             if not self._wire.heartbeat():
-                raise ConflictError("another client of this merchant took over; stop one of the two")
+                raise ConflictError(
+                    "another client of this merchant took over; stop one of the two"
+                )
             _log.debug("heartbeat took %.3f s", time.monotonic() - started)
 
     def _watched(self, target: Callable[[], None]) -> Callable[[], None]:

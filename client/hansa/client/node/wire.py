@@ -38,30 +38,28 @@ class Wire:
         request = pb.HeartbeatRequest(session=self._session.session)
         return not self._stub.Heartbeat(request, timeout=CALL_TIMEOUT_S).fenced
 
-    def download(self, task: pb.Task) -> bytes:
-        """A task's content, resumed once where a stream broke, and checked against its digest.
+    def download(self, task_id: str, blob: common.BlobRef) -> bytes:
+        """A blob of a task, resumed once where a stream broke, and checked against its digest.
 
         Raises:
             TransportError: it is too large, incomplete, or not what the task names.
         """
-        if task.content.size_bytes > MAX_CONTENT_BYTES:
+        if blob.size_bytes > MAX_CONTENT_BYTES:
             raise TransportError("the task's content is larger than this client accepts")
         data = bytearray()
         for _attempt in range(2):
-            self._fetch(task, data)
-            if len(data) == task.content.size_bytes:
+            self._fetch(task_id, blob, data)
+            if len(data) == blob.size_bytes:
                 break
-        if hashlib.sha256(data).hexdigest() != task.content.sha256:
+        if hashlib.sha256(data).hexdigest() != blob.sha256:
             raise TransportError("the task's content does not have the promised digest")
         return bytes(data)
 
-    def _fetch(self, task: pb.Task, data: bytearray) -> None:
-        request = pb.DownloadRequest(
-            task_id=task.task_id, sha256=task.content.sha256, offset_bytes=len(data)
-        )
+    def _fetch(self, task_id: str, blob: common.BlobRef, data: bytearray) -> None:
+        request = pb.DownloadRequest(task_id=task_id, sha256=blob.sha256, offset_bytes=len(data))
         for chunk in self._stub.Download(request, timeout=TRANSFER_TIMEOUT_S):
             data.extend(chunk.data)
-            if len(data) > task.content.size_bytes:
+            if len(data) > blob.size_bytes:
                 raise TransportError("the server sent more bytes than it promised")
 
     def upload(self, outbox: Outbox, letter: Letter) -> None:
@@ -79,11 +77,15 @@ class Wire:
     def complete(self, letter: Letter, entries: bytes) -> pb.Acknowledgement:
         """Closes a task with a finished update."""
         blob = common.BlobRef(sha256=letter.sha256, size_bytes=letter.size_bytes)
-        return self._close(pb.CompleteRequest(task_id=letter.task_id, content=blob, ledger_entries=entries))
+        return self._close(
+            pb.CompleteRequest(task_id=letter.task_id, content=blob, ledger_entries=entries)
+        )
 
     def refuse(self, task_id: str, refusal: pb.Refusal, entries: bytes) -> pb.Acknowledgement:
         """Closes a task without an update."""
-        return self._close(pb.CompleteRequest(task_id=task_id, refusal=refusal, ledger_entries=entries))
+        return self._close(
+            pb.CompleteRequest(task_id=task_id, refusal=refusal, ledger_entries=entries)
+        )
 
     def _close(self, request: pb.CompleteRequest) -> pb.Acknowledgement:
         request.session = self._session.session
@@ -92,7 +94,9 @@ class Wire:
         return reply.acknowledgement
 
 
-def _messages(outbox: Outbox, letter: Letter, blob: common.BlobRef, offset: int) -> Iterator[pb.UploadMessage]:
+def _messages(
+    outbox: Outbox, letter: Letter, blob: common.BlobRef, offset: int
+) -> Iterator[pb.UploadMessage]:
     yield pb.UploadMessage(
         header=pb.UploadHeader(task_id=letter.task_id, blob=blob, offset_bytes=offset)
     )

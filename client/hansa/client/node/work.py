@@ -25,14 +25,15 @@ from hansa.core.plan import RunPlan, parse_plan
 from hansa.core.privacy.events import PrivacyEvent
 from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.signing import Signed
+from hansa.core.storage import BlobStore, check_sha256
 from hansa.protos.v1 import federation_pb2 as pb
 
 _log = logging.getLogger(__name__)
 
 _PHASES = {pb.PHASE_TRAIN: "train", pb.PHASE_EVALUATE: "evaluate"}
 
-Application = Callable[[RunPlan, str, bytes], bytes]
-"""Runs the Flower app: (plan, phase, content file) -> content file of the reply."""
+Application = Callable[[RunPlan, str, Sequence[bytes]], bytes]
+"""Runs the Flower app: (plan, phase, content files) -> content file of the reply."""
 
 Clock = Callable[[], dt.datetime]
 
@@ -53,12 +54,14 @@ class Worker:
         settings: SiteSettings,
         store: LedgerStore,
         outbox: Outbox,
+        contexts: BlobStore,
         application: Application,
         clock: Clock,
     ) -> None:
         self._settings = settings
         self._store = store
         self._outbox = outbox
+        self._contexts = contexts
         self._application = application
         self._clock = clock
 
@@ -85,7 +88,8 @@ class Worker:
         plan = self._checked_plan(task)
         phase = _PHASES[task.phase]
         self._reserve(task, plan, phase)
-        reply = self._run(plan, phase, wire.download(task))
+        contents = self._contents(task, wire)
+        reply = self._run(plan, phase, contents)
         letter = self._outbox.put(TaskId(task.task_id), reply)
         self._store.commit(TaskId(task.task_id), sha256=letter.digest, now=self._clock())
         return letter
@@ -102,7 +106,9 @@ class Worker:
         if task.phase not in _PHASES or task.round > plan.federation.rounds:
             raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the task is not part of its plan")
         if plan.model.base not in self._settings.base_models:
-            raise _Refused(pb.REFUSAL_REASON_CONTRACT, f"no base model {plan.model.base!r} on this site")
+            raise _Refused(
+                pb.REFUSAL_REASON_CONTRACT, f"no base model {plan.model.base!r} on this site"
+            )
         if plan.privacy.delta > self._store.ledger.opening.delta:
             raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the plan's delta is above this merchant's")
         return plan
@@ -122,16 +128,29 @@ class Worker:
             raise _Refused(pb.REFUSAL_REASON_BUDGET, str(error)) from error
         except ConflictError as error:
             raise _Refused(
-                pb.REFUSAL_REASON_INTERRUPTED, "an earlier attempt broke off; its budget stays spent"
+                pb.REFUSAL_REASON_INTERRUPTED,
+                "an earlier attempt broke off; its budget stays spent",
             ) from error
 
-    def _run(self, plan: RunPlan, phase: str, content: bytes) -> bytes:
+    def _contents(self, task: pb.Task, wire: Wire) -> list[bytes]:
+        """The task's content file and, where the run has one, its context file, which is fetched once."""
+        own = wire.download(task.task_id, task.content)
+        if not task.HasField("context"):
+            return [own]
+        sha = check_sha256(task.context.sha256)
+        if not self._contexts.has(sha):
+            self._contexts.put(wire.download(task.task_id, task.context))
+        return [own, self._contexts.read(sha)]
+
+    def _run(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
         try:
-            return self._application(plan, phase, content)
+            return self._application(plan, phase, contents)
         except HansaError as error:
             _log.exception("the work failed")
             raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
-        except Exception as error:  # the seam: a fault's text may quote private data, so only its kind leaves
+        except (
+            Exception
+        ) as error:  # the seam: a fault's text may quote private data, so only its kind leaves
             _log.exception("the work failed")
             raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
 

@@ -6,7 +6,7 @@ Queries and item ids are a shopper's traces: they are never logged, and no error
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Protocol
 
 import grpc
 
@@ -130,9 +130,13 @@ def _translated(
 
 def _check_deadline(context: grpc.ServicerContext) -> None:
     """Work that nobody waits for any more is not begun."""
-    remaining = cast("float | None", context.time_remaining())
-    if remaining is not None and remaining <= 0:
+    if _is_over(context.time_remaining()):
         context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed in the queue")
+
+
+def _is_over(remaining_s: float | None) -> bool:
+    """A caller without a deadline has None."""
+    return remaining_s is not None and remaining_s <= 0
 
 
 def _check_query(query: str) -> None:

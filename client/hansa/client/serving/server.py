@@ -12,7 +12,6 @@ from typing import Annotated
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 from pydantic import BaseModel, ConfigDict, Field
 
 from hansa.client.serving.latency import Latency
@@ -59,7 +58,8 @@ class RetailServer:
         """Binds the port; nothing is answered before ``start``. ``clock``: monotonic seconds.
 
         Raises:
-            InvalidInputError: the address cannot be bound, or the PEM bytes are not usable.
+            InvalidInputError: the address cannot be bound, the PEM bytes are not usable, or
+                reflection is wanted and not installed.
         """
         self._service = RetailService(clock=clock)
         self._health = health.HealthServicer()
@@ -73,8 +73,7 @@ class RetailServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
-            names = (_RETAIL, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            _enable_reflection(self._server)
         self._port = _bind(self._server, f"{settings.host}:{settings.port}", tls)
 
     @property
@@ -117,6 +116,18 @@ def _options(settings: ServingSettings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", settings.max_concurrent),
         ("grpc.so_reuseport", 0),
     ]
+
+
+def _enable_reflection(server: grpc.Server) -> None:
+    """The package is not part of a merchant's installation, so it is imported only here."""
+    try:
+        from grpc_reflection.v1alpha import reflection
+    except ImportError as error:
+        raise InvalidInputError(
+            "reflection needs the package grpcio-reflection; install it or switch it off"
+        ) from error
+    names = (_RETAIL, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
 
 
 def _bind(server: grpc.Server, address: str, tls: TlsFiles) -> int:

@@ -219,15 +219,19 @@ def _fault(entries: Sequence[Entry], index: int, previous: str, key_id: str) -> 
     if not is_signed(entry.hash.encode(), signature=entry.signature, key_id=key_id, domain=DOMAIN):
         return "it is not signed by the ledger's key"
     if entry.position != index:
-        later = any(other.position == index for other in entries[index + 1 :])
-        return f"position {entry.position} stands here: entries were " + (
-            "reordered" if later else "dropped or repeated"
-        )
+        return f"position {entry.position} stands here: {_disorder(entries, index)}"
     if entry.previous != previous:
         return "it does not follow the entry before it: one of them was replaced"
     if index > 0 and isinstance(entry.body, Open):
         return "the book is opened a second time"
     return None
+
+
+def _disorder(entries: Sequence[Entry], index: int) -> str:
+    if entries[index].position < index:
+        return "it was repeated"
+    missing = all(other.position != index for other in entries[index + 1 :])
+    return "entries were dropped" if missing else "entries were reordered"
 
 
 def _check_head(entries: Sequence[Entry], head: Head | None) -> None:

@@ -25,19 +25,19 @@ _sym_db = _symbol_database.Default()
 from hansa.protos.v1 import common_pb2 as hansa_dot_protos_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hansa/protos/v1/federation.proto\x12\x08hansa.v1\x1a\x1chansa/protos/v1/common.proto\"5\n\x0fRegisterRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\"g\n\x07Session\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x1b\n\x13heartbeat_period_ms\x18\x02 \x01(\r\x12\x10\n\x08merchant\x18\x03 \x01(\t\x12\x1c\n\x14next_ledger_position\x18\x04 \x01(\x04\"#\n\x10SubscribeRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\"z\n\x0bServerEvent\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.TaskH\x00\x12\"\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x10.hansa.v1.CancelH\x00\x12\x1e\n\x04ping\x18\x03 \x01(\x0b\x32\x0e.hansa.v1.PingH\x00\x42\x07\n\x05\x65vent\"\x06\n\x04Ping\"\x19\n\x06\x43\x61ncel\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\xa5\x01\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\x1e\n\x05phase\x18\x04 \x01(\x0e\x32\x0f.hansa.v1.Phase\x12\"\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x11.hansa.v1.BlobRef\x12\x13\n\x0bsigned_plan\x18\x06 \x01(\x0c\x12\x14\n\x0ctime_left_ms\x18\x07 \x01(\x04\"#\n\x10HeartbeatRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\" \n\x0eHeartbeatReply\x12\x0e\n\x06\x66\x65nced\x18\x01 \x01(\x08\"H\n\x0f\x44ownloadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\"G\n\x13UploadStatusRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x1f\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.hansa.v1.BlobRef\"5\n\x0bUploadState\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"V\n\x0cUploadHeader\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x1f\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.hansa.v1.BlobRef\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\"c\n\rUploadMessage\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.hansa.v1.UploadHeaderH\x00\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0f.hansa.v1.ChunkH\x00\x42\x06\n\x04part\"D\n\x07Refusal\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.hansa.v1.RefusalReason\x12\x10\n\x08sentence\x18\x02 \x01(\t\"\xa1\x01\n\x0f\x43ompleteRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x04\x12$\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x11.hansa.v1.BlobRefH\x00\x12$\n\x07refusal\x18\x04 \x01(\x0b\x32\x11.hansa.v1.RefusalH\x00\x12\x16\n\x0eledger_entries\x18\x05 \x01(\x0c\x42\x08\n\x06result\"a\n\rCompleteReply\x12\x32\n\x0f\x61\x63knowledgement\x18\x01 \x01(\x0e\x32\x19.hansa.v1.Acknowledgement\x12\x1c\n\x14next_ledger_position\x18\x02 \x01(\x04*C\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPHASE_TRAIN\x10\x01\x12\x12\n\x0ePHASE_EVALUATE\x10\x02*\xa2\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REFUSAL_REASON_BUDGET\x10\x01\x12\x1b\n\x17REFUSAL_REASON_CONTRACT\x10\x02\x12\x1e\n\x1aREFUSAL_REASON_INTERRUPTED\x10\x03\x12\x19\n\x15REFUSAL_REASON_FAILED\x10\x04*\x82\x02\n\x0f\x41\x63knowledgement\x12\x1f\n\x1b\x41\x43KNOWLEDGEMENT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x43KNOWLEDGEMENT_ACCEPTED\x10\x01\x12\x1d\n\x19\x41\x43KNOWLEDGEMENT_DUPLICATE\x10\x02\x12\x18\n\x14\x41\x43KNOWLEDGEMENT_LATE\x10\x03\x12\x1c\n\x18\x41\x43KNOWLEDGEMENT_CONFLICT\x10\x04\x12 \n\x1c\x41\x43KNOWLEDGEMENT_MISSING_BLOB\x10\x05\x12\x1a\n\x16\x41\x43KNOWLEDGEMENT_FENCED\x10\x06\x12\x1b\n\x17\x41\x43KNOWLEDGEMENT_UNKNOWN\x10\x07\x32\xc7\x03\n\nFederation\x12\x38\n\x08Register\x12\x19.hansa.v1.RegisterRequest\x1a\x11.hansa.v1.Session\x12@\n\tSubscribe\x12\x1a.hansa.v1.SubscribeRequest\x1a\x15.hansa.v1.ServerEvent0\x01\x12\x41\n\tHeartbeat\x12\x1a.hansa.v1.HeartbeatRequest\x1a\x18.hansa.v1.HeartbeatReply\x12\x38\n\x08\x44ownload\x12\x19.hansa.v1.DownloadRequest\x1a\x0f.hansa.v1.Chunk0\x01\x12\x44\n\x0cUploadStatus\x12\x1d.hansa.v1.UploadStatusRequest\x1a\x15.hansa.v1.UploadState\x12:\n\x06Upload\x12\x17.hansa.v1.UploadMessage\x1a\x15.hansa.v1.UploadState(\x01\x12>\n\x08\x43omplete\x12\x19.hansa.v1.CompleteRequest\x1a\x17.hansa.v1.CompleteReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n hansa/protos/v1/federation.proto\x12\x08hansa.v1\x1a\x1chansa/protos/v1/common.proto\"5\n\x0fRegisterRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x10\n\x08software\x18\x02 \x01(\t\"g\n\x07Session\x12\x0f\n\x07session\x18\x01 \x01(\x04\x12\x1b\n\x13heartbeat_period_ms\x18\x02 \x01(\r\x12\x10\n\x08merchant\x18\x03 \x01(\t\x12\x1c\n\x14next_ledger_position\x18\x04 \x01(\x04\"#\n\x10SubscribeRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\"z\n\x0bServerEvent\x12\x1e\n\x04task\x18\x01 \x01(\x0b\x32\x0e.hansa.v1.TaskH\x00\x12\"\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x10.hansa.v1.CancelH\x00\x12\x1e\n\x04ping\x18\x03 \x01(\x0b\x32\x0e.hansa.v1.PingH\x00\x42\x07\n\x05\x65vent\"\x06\n\x04Ping\"\x19\n\x06\x43\x61ncel\x12\x0f\n\x07task_id\x18\x01 \x01(\t\"\xc9\x01\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\x1e\n\x05phase\x18\x04 \x01(\x0e\x32\x0f.hansa.v1.Phase\x12\"\n\x07\x63ontent\x18\x05 \x01(\x0b\x32\x11.hansa.v1.BlobRef\x12\x13\n\x0bsigned_plan\x18\x06 \x01(\x0c\x12\"\n\x07\x63ontext\x18\x08 \x01(\x0b\x32\x11.hansa.v1.BlobRef\x12\x14\n\x0ctime_left_ms\x18\x07 \x01(\x04\"#\n\x10HeartbeatRequest\x12\x0f\n\x07session\x18\x01 \x01(\x04\" \n\x0eHeartbeatReply\x12\x0e\n\x06\x66\x65nced\x18\x01 \x01(\x08\"H\n\x0f\x44ownloadRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\"G\n\x13UploadStatusRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x1f\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.hansa.v1.BlobRef\"5\n\x0bUploadState\x12\x14\n\x0coffset_bytes\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"V\n\x0cUploadHeader\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x1f\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.hansa.v1.BlobRef\x12\x14\n\x0coffset_bytes\x18\x03 \x01(\x04\"c\n\rUploadMessage\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.hansa.v1.UploadHeaderH\x00\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0f.hansa.v1.ChunkH\x00\x42\x06\n\x04part\"D\n\x07Refusal\x12\'\n\x06reason\x18\x01 \x01(\x0e\x32\x17.hansa.v1.RefusalReason\x12\x10\n\x08sentence\x18\x02 \x01(\t\"\xa1\x01\n\x0f\x43ompleteRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\x04\x12$\n\x07\x63ontent\x18\x03 \x01(\x0b\x32\x11.hansa.v1.BlobRefH\x00\x12$\n\x07refusal\x18\x04 \x01(\x0b\x32\x11.hansa.v1.RefusalH\x00\x12\x16\n\x0eledger_entries\x18\x05 \x01(\x0c\x42\x08\n\x06result\"a\n\rCompleteReply\x12\x32\n\x0f\x61\x63knowledgement\x18\x01 \x01(\x0e\x32\x19.hansa.v1.Acknowledgement\x12\x1c\n\x14next_ledger_position\x18\x02 \x01(\x04*C\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bPHASE_TRAIN\x10\x01\x12\x12\n\x0ePHASE_EVALUATE\x10\x02*\xa2\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REFUSAL_REASON_BUDGET\x10\x01\x12\x1b\n\x17REFUSAL_REASON_CONTRACT\x10\x02\x12\x1e\n\x1aREFUSAL_REASON_INTERRUPTED\x10\x03\x12\x19\n\x15REFUSAL_REASON_FAILED\x10\x04*\x82\x02\n\x0f\x41\x63knowledgement\x12\x1f\n\x1b\x41\x43KNOWLEDGEMENT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x41\x43KNOWLEDGEMENT_ACCEPTED\x10\x01\x12\x1d\n\x19\x41\x43KNOWLEDGEMENT_DUPLICATE\x10\x02\x12\x18\n\x14\x41\x43KNOWLEDGEMENT_LATE\x10\x03\x12\x1c\n\x18\x41\x43KNOWLEDGEMENT_CONFLICT\x10\x04\x12 \n\x1c\x41\x43KNOWLEDGEMENT_MISSING_BLOB\x10\x05\x12\x1a\n\x16\x41\x43KNOWLEDGEMENT_FENCED\x10\x06\x12\x1b\n\x17\x41\x43KNOWLEDGEMENT_UNKNOWN\x10\x07\x32\xc7\x03\n\nFederation\x12\x38\n\x08Register\x12\x19.hansa.v1.RegisterRequest\x1a\x11.hansa.v1.Session\x12@\n\tSubscribe\x12\x1a.hansa.v1.SubscribeRequest\x1a\x15.hansa.v1.ServerEvent0\x01\x12\x41\n\tHeartbeat\x12\x1a.hansa.v1.HeartbeatRequest\x1a\x18.hansa.v1.HeartbeatReply\x12\x38\n\x08\x44ownload\x12\x19.hansa.v1.DownloadRequest\x1a\x0f.hansa.v1.Chunk0\x01\x12\x44\n\x0cUploadStatus\x12\x1d.hansa.v1.UploadStatusRequest\x1a\x15.hansa.v1.UploadState\x12:\n\x06Upload\x12\x17.hansa.v1.UploadMessage\x1a\x15.hansa.v1.UploadState(\x01\x12>\n\x08\x43omplete\x12\x19.hansa.v1.CompleteRequest\x1a\x17.hansa.v1.CompleteReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hansa.protos.v1.federation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PHASE']._serialized_start=1395
-  _globals['_PHASE']._serialized_end=1462
-  _globals['_REFUSALREASON']._serialized_start=1465
-  _globals['_REFUSALREASON']._serialized_end=1627
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1630
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1888
+  _globals['_PHASE']._serialized_start=1431
+  _globals['_PHASE']._serialized_end=1498
+  _globals['_REFUSALREASON']._serialized_start=1501
+  _globals['_REFUSALREASON']._serialized_end=1663
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1666
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1924
   _globals['_REGISTERREQUEST']._serialized_start=76
   _globals['_REGISTERREQUEST']._serialized_end=129
   _globals['_SESSION']._serialized_start=131
@@ -51,27 +51,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCEL']._serialized_start=405
   _globals['_CANCEL']._serialized_end=430
   _globals['_TASK']._serialized_start=433
-  _globals['_TASK']._serialized_end=598
-  _globals['_HEARTBEATREQUEST']._serialized_start=600
-  _globals['_HEARTBEATREQUEST']._serialized_end=635
-  _globals['_HEARTBEATREPLY']._serialized_start=637
-  _globals['_HEARTBEATREPLY']._serialized_end=669
-  _globals['_DOWNLOADREQUEST']._serialized_start=671
-  _globals['_DOWNLOADREQUEST']._serialized_end=743
-  _globals['_UPLOADSTATUSREQUEST']._serialized_start=745
-  _globals['_UPLOADSTATUSREQUEST']._serialized_end=816
-  _globals['_UPLOADSTATE']._serialized_start=818
-  _globals['_UPLOADSTATE']._serialized_end=871
-  _globals['_UPLOADHEADER']._serialized_start=873
-  _globals['_UPLOADHEADER']._serialized_end=959
-  _globals['_UPLOADMESSAGE']._serialized_start=961
-  _globals['_UPLOADMESSAGE']._serialized_end=1060
-  _globals['_REFUSAL']._serialized_start=1062
-  _globals['_REFUSAL']._serialized_end=1130
-  _globals['_COMPLETEREQUEST']._serialized_start=1133
-  _globals['_COMPLETEREQUEST']._serialized_end=1294
-  _globals['_COMPLETEREPLY']._serialized_start=1296
-  _globals['_COMPLETEREPLY']._serialized_end=1393
-  _globals['_FEDERATION']._serialized_start=1891
-  _globals['_FEDERATION']._serialized_end=2346
+  _globals['_TASK']._serialized_end=634
+  _globals['_HEARTBEATREQUEST']._serialized_start=636
+  _globals['_HEARTBEATREQUEST']._serialized_end=671
+  _globals['_HEARTBEATREPLY']._serialized_start=673
+  _globals['_HEARTBEATREPLY']._serialized_end=705
+  _globals['_DOWNLOADREQUEST']._serialized_start=707
+  _globals['_DOWNLOADREQUEST']._serialized_end=779
+  _globals['_UPLOADSTATUSREQUEST']._serialized_start=781
+  _globals['_UPLOADSTATUSREQUEST']._serialized_end=852
+  _globals['_UPLOADSTATE']._serialized_start=854
+  _globals['_UPLOADSTATE']._serialized_end=907
+  _globals['_UPLOADHEADER']._serialized_start=909
+  _globals['_UPLOADHEADER']._serialized_end=995
+  _globals['_UPLOADMESSAGE']._serialized_start=997
+  _globals['_UPLOADMESSAGE']._serialized_end=1096
+  _globals['_REFUSAL']._serialized_start=1098
+  _globals['_REFUSAL']._serialized_end=1166
+  _globals['_COMPLETEREQUEST']._serialized_start=1169
+  _globals['_COMPLETEREQUEST']._serialized_end=1330
+  _globals['_COMPLETEREPLY']._serialized_start=1332
+  _globals['_COMPLETEREPLY']._serialized_end=1429
+  _globals['_FEDERATION']._serialized_start=1927
+  _globals['_FEDERATION']._serialized_end=2382
 # @@protoc_insertion_point(module_scope)

@@ -95,13 +95,14 @@ class Cancel(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "run_id", "round", "phase", "content", "signed_plan", "time_left_ms")
+    __slots__ = ("task_id", "run_id", "round", "phase", "content", "signed_plan", "context", "time_left_ms")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     SIGNED_PLAN_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     TIME_LEFT_MS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     run_id: str
@@ -109,8 +110,9 @@ class Task(_message.Message):
     phase: Phase
     content: _common_pb2.BlobRef
     signed_plan: bytes
+    context: _common_pb2.BlobRef
     time_left_ms: int
-    def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., signed_plan: _Optional[bytes] = ..., time_left_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., signed_plan: _Optional[bytes] = ..., context: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., time_left_ms: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("session",)

@@ -21,7 +21,9 @@ _ED25519_KEY_BYTES = 32
 class EnrolmentService(rpc.EnrolmentServicer):
     """Invitations in, certificates out."""
 
-    def __init__(self, gate: Gate, members: Members, authority: Authority, journal: Journal) -> None:
+    def __init__(
+        self, gate: Gate, members: Members, authority: Authority, journal: Journal
+    ) -> None:
         self._gate = gate
         self._members = members
         self._authority = authority

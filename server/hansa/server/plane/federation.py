@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from hansa.core.errors import InvalidInputError, NotFoundError
+from hansa.core.errors import ConflictError, InvalidInputError, NotFoundError
 from hansa.core.ids import MerchantId, Sha256, TaskId
 from hansa.core.storage import BlobStore, check_sha256
 from hansa.protos.v1 import common_pb2 as common
@@ -72,14 +72,18 @@ class FederationService(rpc.FederationServicer):
         """See federation.proto."""
         merchant = await self._caller(context)
         check_protocol(request.protocol)
-        number = await asyncio.to_thread(self._desk.members.open_session, merchant, request.software)
+        number = await asyncio.to_thread(
+            self._desk.members.open_session, merchant, request.software
+        )
         self._desk.switchboard.wake(merchant)
         self._desk.switchboard.announce()
         return pb.Session(
             session=number,
             heartbeat_period_ms=int(HEARTBEAT_PERIOD_S * 1000),
             merchant=merchant,
-            next_ledger_position=await asyncio.to_thread(self._desk.ledgers.next_position, merchant),
+            next_ledger_position=await asyncio.to_thread(
+                self._desk.ledgers.next_position, merchant
+            ),
         )
 
     @unary
@@ -90,23 +94,31 @@ class FederationService(rpc.FederationServicer):
         return pb.HeartbeatReply(fenced=not alive)
 
     @streaming
-    async def Subscribe(self, request: pb.SubscribeRequest, context: Any) -> AsyncIterator[pb.ServerEvent]:
+    async def Subscribe(
+        self, request: pb.SubscribeRequest, context: Any
+    ) -> AsyncIterator[pb.ServerEvent]:
         """See federation.proto."""
         merchant = await self._caller(context)
         event = self._desk.switchboard.listen(merchant)
         sent: set[str] = set()
         try:
-            while await asyncio.to_thread(self._desk.members.holds_session, merchant, request.session):
-                # Cleared before the look at the tasks, so that news in between is not lost.
+            while not self._desk.switchboard.closed:
+                # Cleared before every look, so that no news, revocation or newer session is missed.
                 event.clear()
+                await self._caller(context)
+                await asyncio.to_thread(self._check_session, merchant, request.session)
                 for news in await asyncio.to_thread(self._news, merchant, sent):
                     yield news
                 await self._sleep(event)
-                await self._caller(context)
                 if not event.is_set():
                     yield pb.ServerEvent(ping=pb.Ping())
         finally:
             self._desk.switchboard.hang_up(merchant, event)
+
+    def _check_session(self, merchant: MerchantId, session: int) -> None:
+        """An error rather than a quiet end: whoever is fenced off must not just register again."""
+        if not self._desk.members.holds_session(merchant, session):
+            raise ConflictError("a newer session of this merchant took over")
 
     @staticmethod
     async def _sleep(event: asyncio.Event) -> None:
@@ -118,30 +130,50 @@ class FederationService(rpc.FederationServicer):
     def _news(self, merchant: str, sent: set[str]) -> list[pb.ServerEvent]:
         rows = {row.task_id: row for row in self._desk.tasks.open_for(merchant)}
         closed = self._desk.tasks.states([TaskId(name) for name in sent - rows.keys()])
-        gone = [pb.ServerEvent(cancel=pb.Cancel(task_id=row.task_id)) for row in closed if row.state == "expired"]
-        fresh = [pb.ServerEvent(task=self._task(row)) for name, row in rows.items() if name not in sent]
+        gone = [
+            pb.ServerEvent(cancel=pb.Cancel(task_id=row.task_id))
+            for row in closed
+            if row.state == "expired"
+        ]
+        fresh = [
+            pb.ServerEvent(task=self._task(row)) for name, row in rows.items() if name not in sent
+        ]
         sent.clear()
         sent.update(rows)
         return gone + fresh
 
     def _task(self, row: TaskRow) -> pb.Task:
+        run = self._desk.runs.get(row.run_id)
         return pb.Task(
             task_id=row.task_id,
             run_id=row.run_id,
             round=row.round_number,
             phase=_PHASES[row.phase],
             content=common.BlobRef(sha256=row.content_sha256, size_bytes=row.content_bytes),
-            signed_plan=self._desk.runs.get(row.run_id).signed_plan,
+            context=self._context(run.context_sha256),
+            signed_plan=run.signed_plan,
             time_left_ms=max(0, int((row.deadline - time.time()) * 1000)),
         )
 
+    def _context(self, sha256: str | None) -> common.BlobRef | None:
+        if sha256 is None:
+            return None
+        return common.BlobRef(sha256=sha256, size_bytes=self._desk.blobs.size(Sha256(sha256)))
+
+    def _may_fetch(self, merchant: MerchantId, task_id: str, sha: Sha256) -> bool:
+        row = self._desk.tasks.find(task_id, merchant)
+        if row is None:
+            return False
+        return sha in (row.content_sha256, self._desk.runs.get(row.run_id).context_sha256)
+
     @streaming
-    async def Download(self, request: pb.DownloadRequest, context: Any) -> AsyncIterator[common.Chunk]:
+    async def Download(
+        self, request: pb.DownloadRequest, context: Any
+    ) -> AsyncIterator[common.Chunk]:
         """See federation.proto."""
         merchant = await self._caller(context)
         sha = check_sha256(request.sha256)
-        row = await asyncio.to_thread(self._desk.tasks.find, request.task_id, merchant)
-        if row is None or row.content_sha256 != sha:
+        if not await asyncio.to_thread(self._may_fetch, merchant, request.task_id, sha):
             raise NotFoundError("no task of this merchant names that blob")
         pieces = self._desk.blobs.chunks(Sha256(sha), request.offset_bytes)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
@@ -160,7 +192,9 @@ class FederationService(rpc.FederationServicer):
         return await asyncio.to_thread(self._state, slot)
 
     @unary
-    async def Upload(self, request: AsyncIterator[pb.UploadMessage], context: Any) -> pb.UploadState:
+    async def Upload(
+        self, request: AsyncIterator[pb.UploadMessage], context: Any
+    ) -> pb.UploadState:
         """See federation.proto."""
         header = (await _first(request)).header
         slot = await self._slot(context, header.task_id, header.blob)
@@ -190,11 +224,15 @@ class FederationService(rpc.FederationServicer):
         if request.WhichOneof("result") == "refusal":
             outcome = desk.tasks.complete(request.task_id, merchant, _refusal(request.refusal))
             return self._reply(merchant, _ACKNOWLEDGEMENTS[outcome])
-        slot = Slot.checked(merchant, request.task_id, request.content.sha256, request.content.size_bytes)
+        slot = Slot.checked(
+            merchant, request.task_id, request.content.sha256, request.content.size_bytes
+        )
         if not desk.uploads.is_complete(slot):
             return self._reply(merchant, pb.ACKNOWLEDGEMENT_MISSING_BLOB)
         result = Result(sha256=slot.sha256, size_bytes=slot.size_bytes)
-        return self._reply(merchant, _ACKNOWLEDGEMENTS[desk.tasks.complete(request.task_id, merchant, result)])
+        return self._reply(
+            merchant, _ACKNOWLEDGEMENTS[desk.tasks.complete(request.task_id, merchant, result)]
+        )
 
     def _reply(self, merchant: MerchantId, acknowledgement: pb.Acknowledgement) -> pb.CompleteReply:
         position = self._desk.ledgers.next_position(merchant)

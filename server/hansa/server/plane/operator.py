@@ -64,23 +64,31 @@ class OperatorService(rpc.OperatorServicer):
     def _invite(self, request: pb.InviteRequest) -> pb.Invitation:
         office = self._office
         if not 1 <= request.valid_for_hours <= _MAX_INVITATION_HOURS:
-            raise InvalidInputError(f"an invitation is valid for 1 to {_MAX_INVITATION_HOURS} hours")
+            raise InvalidInputError(
+                f"an invitation is valid for 1 to {_MAX_INVITATION_HOURS} hours"
+            )
         merchant = _merchant_name(request.merchant)
         valid_for = dt.timedelta(hours=request.valid_for_hours)
-        invitation, serial, expires = office.authority.invite(merchant, office.settings.address, valid_for)
+        invitation, serial, expires = office.authority.invite(
+            merchant, office.settings.address, valid_for
+        )
         office.members.invite(merchant, serial=serial, expires=expires)
         office.journal.note("invited", merchant=merchant)
         return pb.Invitation(token=invitation.to_token(), expires_unix_s=int(expires))
 
     @unary
-    async def ListMerchants(self, request: pb.ListMerchantsRequest, context: Any) -> pb.MerchantList:
+    async def ListMerchants(
+        self, request: pb.ListMerchantsRequest, context: Any
+    ) -> pb.MerchantList:
         """See operator.proto."""
         self._check(context)
         rows = await asyncio.to_thread(self._office.members.everyone)
         return pb.MerchantList(merchants=[self._merchant(row) for row in rows])
 
     @unary
-    async def RevokeMerchant(self, request: pb.RevokeMerchantRequest, context: Any) -> pb.MerchantInfo:
+    async def RevokeMerchant(
+        self, request: pb.RevokeMerchantRequest, context: Any
+    ) -> pb.MerchantInfo:
         """See operator.proto."""
         self._check(context)
         await asyncio.to_thread(self._office.members.revoke, request.merchant)
@@ -109,11 +117,11 @@ class OperatorService(rpc.OperatorServicer):
         plan = parse_plan(parse_json(plan_json, "the plan"), "the plan")
         if plan.model.base not in office.settings.base_models:
             known = ", ".join(office.settings.base_models)
-            raise InvalidInputError(f"this server has no base model {plan.model.base!r}; it has: {known}")
+            raise InvalidInputError(
+                f"this server has no base model {plan.model.base!r}; it has: {known}"
+            )
         run_id = RunId(f"{plan.name}-{office.runs.next_number():04d}")
-        signed = sign(
-            plan.model_dump(mode="json"), office.authority.plan_key, domain=PLAN_DOMAIN
-        )
+        signed = sign(plan.model_dump(mode="json"), office.authority.plan_key, domain=PLAN_DOMAIN)
         office.runs.queue(run_id, plan, signed.to_bytes())
         office.journal.note("run queued", run=run_id, plan=plan.digest)
         office.switchboard.announce()
@@ -145,10 +153,14 @@ class OperatorService(rpc.OperatorServicer):
 
     def _list(self) -> pb.RunList:
         runs = self._office.runs
-        return pb.RunList(runs=[_run(row, runs.rounds(row.run_id), detailed=False) for row in runs.newest_first()])
+        return pb.RunList(
+            runs=[_run(row, runs.rounds(row.run_id), detailed=False) for row in runs.newest_first()]
+        )
 
     @streaming
-    async def ExportPack(self, request: pb.ExportPackRequest, context: Any) -> AsyncIterator[common.Chunk]:
+    async def ExportPack(
+        self, request: pb.ExportPackRequest, context: Any
+    ) -> AsyncIterator[common.Chunk]:
         """See operator.proto."""
         self._check(context)
         pack = await asyncio.to_thread(self._office.evidence.pack, RunId(request.run_id))
@@ -159,7 +171,9 @@ class OperatorService(rpc.OperatorServicer):
 def _merchant_name(text: str) -> MerchantId:
     allowed = "abcdefghijklmnopqrstuvwxyz0123456789-"
     if not 1 <= len(text) <= 63 or text[0] == "-" or any(letter not in allowed for letter in text):
-        raise InvalidInputError("a merchant is named by 1 to 63 lower-case letters, digits and hyphens")
+        raise InvalidInputError(
+            "a merchant is named by 1 to 63 lower-case letters, digits and hyphens"
+        )
     return MerchantId(text)
 
 

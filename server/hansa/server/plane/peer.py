@@ -73,5 +73,7 @@ class Gate:
         """
         peer = peer_of(context, now=self._now())
         if peer.identity.role is not role:
-            raise UnauthorisedError(f"this call is for the role {role}, the certificate says {peer.identity.role}")
+            raise UnauthorisedError(
+                f"this call is for the role {role}, the certificate says {peer.identity.role}"
+            )
         return peer

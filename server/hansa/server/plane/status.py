@@ -47,7 +47,9 @@ async def _abort(context: Any, error: Exception, call: str) -> None:
     await context.abort(grpc.StatusCode.INTERNAL, "the server met an unexpected error; see its log")
 
 
-def unary(method: Callable[[Any, Any, Any], Awaitable[Any]]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
+def unary(
+    method: Callable[[Any, Any, Any], Awaitable[Any]],
+) -> Callable[[Any, Any, Any], Awaitable[Any]]:
     """Turns the errors of a call with one reply into statuses."""
 
     @functools.wraps(method)

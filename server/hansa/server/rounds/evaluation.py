@@ -38,7 +38,9 @@ def evaluate(grid: GrpcGrid, plan: RunPlan, model: Arrays) -> NoisedQuality:
             "config": ConfigRecord({"server-round": plan.federation.rounds}),
         }
     )
-    messages = [Message(record, dst_node_id=node, message_type="evaluate") for node in grid.get_node_ids()]
+    messages = [
+        Message(record, dst_node_id=node, message_type="evaluate") for node in grid.get_node_ids()
+    ]
     replies = grid.send_and_receive(messages, timeout=plan.federation.deadline_s)
     return pool([counts for reply in replies if (counts := _counts(reply)) is not None], plan)
 

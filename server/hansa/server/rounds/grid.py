@@ -9,9 +9,10 @@ from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
 from hansa.core.content import Content
+from hansa.core.errors import UpdateRejectedError
 from hansa.core.ids import MerchantId, RunId, Sha256, TaskId, task_id
 from hansa.core.storage import BlobStore
-from hansa.server.rounds.flower import OPERATOR_NODE_ID, to_content, to_records
+from hansa.server.rounds.flower import OPERATOR_NODE_ID, read_records, to_content
 from hansa.server.state.members import Members
 from hansa.server.state.tables import TaskRow
 from hansa.server.state.tasks import NewTask, Tasks
@@ -47,7 +48,9 @@ class GrpcGrid(Grid):
     after a crash finds the tasks, and the replies, of the first time.
     """
 
-    def __init__(self, run_id: RunId, plane: Plane, *, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, run_id: RunId, plane: Plane, *, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self._run_id = run_id
         self._plane = plane
         self._stopped = stopped
@@ -72,10 +75,17 @@ class GrpcGrid(Grid):
         return _Run(run_id=1)
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """A message as Flower's older interface makes them."""
-        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
+        return Message(
+            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
+        )
 
     def get_node_ids(self) -> list[int]:
         """Node ids of the merchants that are online and not excluded."""
@@ -91,7 +101,9 @@ class GrpcGrid(Grid):
         rows = self._plane.tasks.states([TaskId(name) for name in message_ids])
         return [self._reply(row) for row in rows if row.state != "open"]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> list[Message]:
         """Posts tasks and waits for their replies.
 
         Args:
@@ -99,12 +111,15 @@ class GrpcGrid(Grid):
             timeout: seconds until the tasks that are still open expire; None waits a day.
 
         Returns:
-            A reply for each message: content, or an error with code ``REFUSED_CODE`` and the reason.
+            A reply for each message: content, or an error with code ``REFUSED_CODE`` and the reason. When the
+            run is stopped meanwhile, it returns at once and leaves the tasks as they are.
         """
         limit = timeout if timeout is not None else 86_400.0
         ids = self._post(messages, timeout=limit)
         self._wait(ids, time.monotonic() + limit)
-        self._close(ids)
+        if not self._stopped():
+            # A server that goes down finds its open tasks again; closing them would end the round.
+            self._close(ids)
         return [self._reply(row) for row in self._plane.tasks.states(ids)]
 
     def rows(self, round_number: int, phase: str, merchants: Iterable[MerchantId]) -> list[TaskRow]:
@@ -120,7 +135,9 @@ class GrpcGrid(Grid):
             content = message.content
             if id(content) not in stored:
                 stored[id(content)] = self._plane.blobs.put(to_content(content).to_bytes())
-            tasks.append(self._task(names[message.metadata.dst_node_id], stored[id(content)], timeout))
+            tasks.append(
+                self._task(names[message.metadata.dst_node_id], stored[id(content)], timeout)
+            )
         self._plane.tasks.post(tasks)
         for task in tasks:
             self._plane.switchboard.wake(task.merchant)
@@ -152,10 +169,13 @@ class GrpcGrid(Grid):
 
     def _reply(self, row: TaskRow) -> Message:
         metadata = self._metadata(row)
-        if row.state == "done" and row.result_sha256:
-            content = Content.from_bytes(self._plane.blobs.read(Sha256(row.result_sha256)))
-            return Message(to_records(content), metadata=metadata)
-        return Message(metadata=metadata, error=Error(REFUSED_CODE, f"{row.reason}: {row.sentence}"))
+        if row.state != "done" or not row.result_sha256:
+            return _refusal(metadata, f"{row.reason}: {row.sentence}")
+        try:
+            records = read_records(self._plane.blobs.read(Sha256(row.result_sha256)))
+        except UpdateRejectedError as error:
+            return _refusal(metadata, f"rejected: {error}")
+        return Message(records, metadata=metadata)
 
     def _metadata(self, row: TaskRow) -> Metadata:
         node_ids = {name: node_id for node_id, name in self._plane.members.names().items()}
@@ -170,3 +190,7 @@ class GrpcGrid(Grid):
             ttl=3600.0,
             message_type=row.phase,
         )
+
+
+def _refusal(metadata: Metadata, reason: str) -> Message:
+    return Message(metadata=metadata, error=Error(REFUSED_CODE, reason))

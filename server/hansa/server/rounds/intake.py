@@ -51,7 +51,9 @@ def sort_replies(
 def _check_reply(reply: Message, model: Arrays, max_norm: float) -> None:
     content = reply.content
     if list(content) != [ARRAYS, METRICS] or list(content.array_records) != [ARRAYS]:
-        raise UpdateRejectedError("an update holds one record of arrays and one of metrics, nothing else")
+        raise UpdateRejectedError(
+            "an update holds one record of arrays and one of metrics, nothing else"
+        )
     if dict(content.metric_records.get(METRICS, {})) != {WEIGHT_KEY: 1}:
         raise UpdateRejectedError("an update's only metric is the constant weight 1")
     check_update(model, numpy_arrays(content.array_records[ARRAYS]), max_norm=max_norm)

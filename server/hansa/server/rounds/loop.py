@@ -71,7 +71,9 @@ class RoundLoop:
         self._check_quorum(number, intake)
         aggregate = self._aggregate_valid(number, intake)
         self._checkpoint(number, cohort, intake, aggregate, time.monotonic() - started)
-        self.grid.exclude(name for name, refusal in intake.refused.items() if refusal.reason == _BUDGET)
+        self.grid.exclude(
+            name for name, refusal in intake.refused.items() if refusal.reason == _BUDGET
+        )
         return aggregate
 
     def _configure(self, number: int, model: Arrays) -> list[Message]:
@@ -95,7 +97,9 @@ class RoundLoop:
     def _check_quorum(self, number: int, intake: Intake) -> None:
         if len(intake.valid) >= self.plan.federation.quorum:
             return
-        reasons = "; ".join(f"{name}: {why.reason}: {why.sentence}" for name, why in intake.refused.items())
+        reasons = "; ".join(
+            f"{name}: {why.reason}: {why.sentence}" for name, why in intake.refused.items()
+        )
         raise QuorumNotMetError(
             f"round {number} has {len(intake.valid)} valid updates, the plan's quorum is "
             f"{self.plan.federation.quorum} ({reasons})"
@@ -108,7 +112,12 @@ class RoundLoop:
         return numpy_arrays(arrays)
 
     def _checkpoint(
-        self, number: int, cohort: list[MerchantId], intake: Intake, aggregate: Arrays, seconds: float
+        self,
+        number: int,
+        cohort: list[MerchantId],
+        intake: Intake,
+        aggregate: Arrays,
+        seconds: float,
     ) -> None:
         rows = self.grid.rows(number, "train", cohort)
         accepted = {MerchantId(row.merchant): row for row in rows if row.merchant in intake.valid}
@@ -123,7 +132,9 @@ class RoundLoop:
             up_bytes=sum(row.result_bytes for row in accepted.values()) // len(accepted),
         )
         self.runs.checkpoint(self.run_id, record)
-        _log.info("run %s round %s: %s of %s updates", self.run_id, number, len(accepted), len(cohort))
+        _log.info(
+            "run %s round %s: %s of %s updates", self.run_id, number, len(accepted), len(cohort)
+        )
 
     def _tail_average(self) -> Arrays:
         """The mean of the last aggregates: post-processing of what is noised already, so it costs nothing."""
@@ -131,7 +142,9 @@ class RoundLoop:
         count = max(1, round(len(records) * self.plan.federation.tail_fraction))
         tail = [self._aggregate(record.aggregate_sha256) for record in records[-count:]]
         return {
-            name: np.mean([arrays[name] for arrays in tail], axis=0, dtype=np.float64).astype(array.dtype)
+            name: np.mean([arrays[name] for arrays in tail], axis=0, dtype=np.float64).astype(
+                array.dtype
+            )
             for name, array in tail[0].items()
         }
 
@@ -151,7 +164,10 @@ def load_arrays(blobs: BlobStore, sha: Sha256) -> Arrays:
 
 def _exhausted(records: list[RoundRecord]) -> set[MerchantId]:
     return {
-        name for record in records for name, refusal in record.refused.items() if refusal.reason == _BUDGET
+        name
+        for record in records
+        for name, refusal in record.refused.items()
+        if refusal.reason == _BUDGET
     }
 
 

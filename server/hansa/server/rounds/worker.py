@@ -1,35 +1,79 @@
 """Runs the queued plans, one after the other, in a thread of its own."""
 
+import datetime as dt
 import logging
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from hansa.core.content import Content
 from hansa.core.errors import HansaError
-from hansa.core.ids import RunId
+from hansa.core.ids import MerchantId, ReleaseVersion, RunId
 from hansa.core.plan import RunPlan, parse_plan
+from hansa.core.privacy.entries import Entry
 from hansa.core.update import Arrays
-from hansa.server.releasing import Releaser
 from hansa.server.rounds.evaluation import evaluate
 from hansa.server.rounds.flower import adopt_identity
 from hansa.server.rounds.grid import GrpcGrid, Plane
 from hansa.server.rounds.loop import RoundLoop, RunInterrupted
 from hansa.server.rounds.strategies import make_strategy
 from hansa.server.state.journal import Journal
-from hansa.server.state.runs import Runs
+from hansa.server.state.runs import RoundRecord, Runs
 from hansa.server.state.tables import RunRow
 
 _log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
 
+Ledgers = Callable[[MerchantId], tuple[Entry, ...]]
+"""Gives the server's copy of a merchant's ledger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A release that merchants are offered now."""
+
+    version: ReleaseVersion
+    figures: dict[str, Any]
+    """What the gate measured."""
+
+
+class Releasing(Protocol):
+    """What a run begins with, and what becomes of its model; the worker knows neither torch nor ONNX."""
+
+    def initial(self, plan: RunPlan) -> Arrays:
+        """The arrays with which a run begins."""
+        ...
+
+    def context(self, plan: RunPlan) -> Content:
+        """The public records that every task of a run needs."""
+        ...
+
+    def release(
+        self,
+        run: RunRow,
+        plan: RunPlan,
+        model: Arrays,
+        rounds: list[RoundRecord],
+        ledgers: dict[str, tuple[Entry, ...]],
+        now: dt.datetime,
+    ) -> Published:
+        """Publishes the model, or raises the reason why not."""
+        ...
+
 
 class RunWorker:
     """Takes the oldest unfinished run and carries it to its end; a restart goes on from its checkpoint."""
 
-    def __init__(self, *, plane: Plane, runs: Runs, journal: Journal, releaser: Releaser) -> None:
+    def __init__(
+        self, *, plane: Plane, runs: Runs, journal: Journal, releaser: Releasing, ledgers: Ledgers
+    ) -> None:
         self._plane = plane
         self._runs = runs
         self._journal = journal
         self._releaser = releaser
+        self._ledgers = ledgers
         self._going_down = threading.Event()
         self._thread = threading.Thread(target=self._work, name="runs", daemon=True)
 
@@ -60,9 +104,13 @@ class RunWorker:
                 self._end(row.run_id, "stopped", "stopped by the operator")
         except HansaError as error:
             self._end(row.run_id, "failed", str(error))
-        except Exception as error:  # the seam of the thread: one run's fault must not end the worker
+        except Exception as error:  # noqa: BLE001 - one run's fault must not end the worker
             _log.exception("run %s failed", row.run_id)
-            self._end(row.run_id, "failed", f"an unexpected error ({type(error).__name__}); see the server's log")
+            self._end(
+                row.run_id,
+                "failed",
+                f"an unexpected error ({type(error).__name__}); see the server's log",
+            )
 
     def _end(self, run_id: str, state: str, sentence: str) -> None:
         self._runs.enter(run_id, state, sentence)
@@ -76,10 +124,16 @@ class RunWorker:
         plan = parse_plan(row.plan, f"the plan of run {row.run_id}")
         grid = GrpcGrid(RunId(row.run_id), self._plane, stopped=lambda: self._stopped(row.run_id))
         self._runs.enter(row.run_id, "running")
+        self._post_context(row, plan)
         model = self._train(row, plan, grid)
         self._runs.enter(row.run_id, "releasing")
         self._evaluate(row.run_id, plan, grid, model)
         self._release(row, plan, model)
+
+    def _post_context(self, row: RunRow, plan: RunPlan) -> None:
+        if row.context_sha256 is None:
+            context = self._plane.blobs.put(self._releaser.context(plan).to_bytes())
+            self._runs.note_context(row.run_id, context)
 
     def _train(self, row: RunRow, plan: RunPlan, grid: GrpcGrid) -> Arrays:
         loop = RoundLoop(
@@ -104,7 +158,10 @@ class RunWorker:
         if plan.compression is None:
             self._end(row.run_id, "completed", "trained; the plan releases nothing")
             return
-        release = self._releaser.release(row, plan, model, self._runs.rounds(row.run_id))
+        rounds = self._runs.rounds(row.run_id)
+        accepted = {name for record in rounds for name in record.accepted}
+        ledgers = {str(name): self._ledgers(name) for name in accepted}
+        release = self._releaser.release(row, plan, model, rounds, ledgers, dt.datetime.now(dt.UTC))
         self._runs.note_evaluation(row.run_id, {"release": release.figures})
         self._runs.note_release(row.run_id, release.version)
         self._end(row.run_id, "completed", f"release {release.version} is published")

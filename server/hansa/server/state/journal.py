@@ -45,7 +45,9 @@ class LedgerCopies:
     def lines(self, merchant: str) -> list[str]:
         """The merchant's entries in order, each as the canonical JSON line that it signed."""
         with Session(self._engine) as session:
-            query = select(LedgerRow).where(LedgerRow.merchant == merchant).order_by(LedgerRow.position)
+            query = (
+                select(LedgerRow).where(LedgerRow.merchant == merchant).order_by(LedgerRow.position)
+            )
             return [row.line for row in session.scalars(query)]
 
     def append(self, merchant: str, first_position: int, lines: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 from sqlalchemy.orm import Session
 
 from hansa.core.errors import ConflictError, NotFoundError, UnauthorisedError
@@ -50,7 +50,9 @@ class Members:
                 row = MerchantRow(name=name, state="invited")
                 session.add(row)
             elif row.state != "invited":
-                raise ConflictError(f"merchant {name!r} is {row.state}; choose another name or revoke it first")
+                raise ConflictError(
+                    f"merchant {name!r} is {row.state}; choose another name or revoke it first"
+                )
             row.invitation_serial, row.invitation_expires = serial, expires
 
     def check_invitation(self, name: str, serial: str, request_sha256: str) -> MerchantRow:
@@ -61,11 +63,15 @@ class Members:
         """
         row = self._find(name)
         if row is None or row.invitation_serial != serial:
-            raise UnauthorisedError("this invitation is not valid any more; ask the operator for a new one")
+            raise UnauthorisedError(
+                "this invitation is not valid any more; ask the operator for a new one"
+            )
         if row.state == "member" and row.request_sha256 == request_sha256:
             return row
         if row.state != "invited":
-            raise UnauthorisedError("this invitation was used already; ask the operator for a new one")
+            raise UnauthorisedError(
+                "this invitation was used already; ask the operator for a new one"
+            )
         if row.invitation_expires < self._clock():
             raise UnauthorisedError("this invitation has expired; ask the operator for a new one")
         return row
@@ -76,15 +82,14 @@ class Members:
         Raises:
             UnauthorisedError: another request used the invitation in the meantime.
         """
+        # One conditional statement: of two joins at the same moment, one wins.
+        invited = (MerchantRow.name == name, MerchantRow.state == "invited")
+        statement = update(MerchantRow).where(*invited).values(state="member", **joining.__dict__)
         with Session(self._engine) as session, session.begin():
-            row = session.scalar(select(MerchantRow).where(MerchantRow.name == name).with_for_update())
-            if row is None or row.state != "invited":
-                raise UnauthorisedError("this invitation was used already; ask the operator for a new one")
-            row.state = "member"
-            row.request_sha256 = joining.request_sha256
-            row.certificate_der = joining.certificate_der
-            row.certificate_expires = joining.certificate_expires
-            row.ledger_public_key = joining.ledger_public_key
+            if session.scalar(statement.returning(MerchantRow.node_id)) is None:
+                raise UnauthorisedError(
+                    "this invitation was used already; ask the operator for a new one"
+                )
 
     def renew(self, name: str, certificate_der: bytes, expires: float) -> None:
         """Replaces a member's certificate; the older one ceases to be valid."""
@@ -118,10 +123,18 @@ class Members:
 
     def open_session(self, name: str, software: str) -> int:
         """A new session number; it fences off all older ones."""
+        statement = update(MerchantRow).where(
+            MerchantRow.name == name, MerchantRow.state == "member"
+        )
+        # Counted by the database: of two clients at the same moment, each gets a number of its own.
+        opened = statement.values(
+            session=MerchantRow.session + 1, software=software[:64], last_seen=self._clock()
+        )
         with Session(self._engine) as session, session.begin():
-            row = self._member(session, name)
-            row.session, row.software, row.last_seen = row.session + 1, software[:64], self._clock()
-            return row.session
+            number = session.scalar(opened.returning(MerchantRow.session))
+        if number is None:
+            raise UnauthorisedError(f"merchant {name!r} is not a member of this federation")
+        return number
 
     def heartbeat(self, name: str, number: int) -> bool:
         """Notes that the client lives; false when a newer session took over."""
@@ -148,7 +161,9 @@ class Members:
     ) -> None:
         """Notes which release a merchant serves, or that it could not take one."""
         if not serving:
-            _log.warning("%s does not serve %s release %s: %s", merchant, channel, version, sentence)
+            _log.warning(
+                "%s does not serve %s release %s: %s", merchant, channel, version, sentence
+            )
             return
         with Session(self._engine) as session, session.begin():
             self._member(session, merchant).serving_version = version

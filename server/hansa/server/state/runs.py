@@ -115,6 +115,11 @@ class Runs:
         """Whether somebody asked the run to end."""
         return self.get(run_id).stop_requested
 
+    def note_context(self, run_id: str, sha256: Sha256) -> None:
+        """Notes the blob of public records that accompanies every task of the run."""
+        with Session(self._engine) as session, session.begin():
+            session.get_one(RunRow, run_id).context_sha256 = sha256
+
     def note_release(self, run_id: str, version: int) -> None:
         """Notes which release came of the run."""
         with Session(self._engine) as session, session.begin():
@@ -133,7 +138,9 @@ class Runs:
             number=record.number,
             cohort=list(record.cohort),
             accepted=dict(record.accepted),
-            refused={name: [refusal.reason, refusal.sentence] for name, refusal in record.refused.items()},
+            refused={
+                name: [refusal.reason, refusal.sentence] for name, refusal in record.refused.items()
+            },
             aggregate_sha256=record.aggregate_sha256,
             seconds=record.seconds,
             down_bytes=record.down_bytes,

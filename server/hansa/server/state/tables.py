@@ -49,10 +49,13 @@ class RunRow(Table):
     plan_digest: Mapped[str] = mapped_column(String(64))
     plan: Mapped[dict[str, Any]] = mapped_column(JSON)
     signed_plan: Mapped[bytes] = mapped_column(LargeBinary)
-    state: Mapped[str] = mapped_column(String(16))  # queued, running, releasing, completed, failed, stopped
+    state: Mapped[str] = mapped_column(
+        String(16)
+    )  # queued, running, releasing, completed, failed, stopped
     sentence: Mapped[str] = mapped_column(Text, default="")
     started: Mapped[float]
     finished: Mapped[float | None]
+    context_sha256: Mapped[str | None] = mapped_column(String(64))  # public records for every task
     stop_requested: Mapped[bool] = mapped_column(default=False)
     release_version: Mapped[int] = mapped_column(default=0)
     evaluation: Mapped[dict[str, Any] | None] = mapped_column(JSON)

@@ -1,18 +1,15 @@
 """The work handed out to merchants, and what came back."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Engine, select
+from sqlalchemy import ColumnElement, Engine, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import Session
 
 from hansa.core.ids import MerchantId, RunId, Sha256, TaskId
 from hansa.server.state.tables import TaskRow
-
-Clock = Callable[[], float]
-
 
 class Outcome(StrEnum):
     """What became of a result that a client sent."""
@@ -51,15 +48,20 @@ class Result:
 class Tasks:
     """All tasks, each written once under its idempotency key."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._clock = clock
 
     def post(self, tasks: Iterable[NewTask]) -> None:
         """Hands out work; a task that exists already is left as it is, but for its deadline while it is open."""
         with Session(self._engine) as session, session.begin():
             for task in tasks:
-                values = {**task.__dict__, "state": "open", "result_bytes": 0, "reason": "", "sentence": ""}
+                values = {
+                    **task.__dict__,
+                    "state": "open",
+                    "result_bytes": 0,
+                    "reason": "",
+                    "sentence": "",
+                }
                 statement = insert(TaskRow).values(**values)
                 session.execute(
                     statement.on_conflict_do_update(
@@ -82,18 +84,28 @@ class Tasks:
             return row if row is not None and row.merchant == merchant else None
 
     def complete(self, task_id: str, merchant: str, result: Result) -> Outcome:
-        """Writes a result down, once; a repetition of the same result is harmless."""
+        """Writes a result down, once; a repetition of the same result is harmless.
+
+        A result is late only once its round was closed: a server that was down stays open beyond the deadline,
+        and what the merchants paid for in the meantime still counts.
+        """
+        statement = update(TaskRow).where(
+            TaskRow.task_id == task_id, TaskRow.merchant == merchant, TaskRow.state == "open"
+        )
         with Session(self._engine) as session, session.begin():
-            row = session.get(TaskRow, task_id, with_for_update=True)
+            # One conditional statement: of two results at the same moment, one is accepted.
+            written = session.execute(
+                statement.values(**_columns(result)).returning(TaskRow.task_id)
+            )
+            if written.scalar() is not None:
+                return Outcome.ACCEPTED
+            row = session.get(TaskRow, task_id)
             if row is None or row.merchant != merchant:
                 return Outcome.UNKNOWN
-            if row.state in ("done", "refused"):
-                same = (row.result_sha256, row.reason) == (result.sha256, result.reason)
-                return Outcome.DUPLICATE if same else Outcome.CONFLICT
-            if row.state == "expired" or row.deadline < self._clock():
+            if row.state == "expired":
                 return Outcome.LATE
-            _write(row, result)
-            return Outcome.ACCEPTED
+            same = (row.result_sha256, row.reason) == (result.sha256, result.reason)
+            return Outcome.DUPLICATE if same else Outcome.CONFLICT
 
     def states(self, task_ids: Sequence[TaskId]) -> list[TaskRow]:
         """The named tasks in the order asked for."""
@@ -104,13 +116,24 @@ class Tasks:
 
     def expire(self, task_ids: Sequence[TaskId]) -> None:
         """Closes the named tasks that are still open: their results will come too late."""
+        self._expire(TaskRow.task_id.in_(task_ids), "no answer before the deadline")
+
+    def expire_run(self, run_id: str) -> set[str]:
+        """Closes what is still open of a run that has ended; returns the merchants that worked on it."""
+        return self._expire(TaskRow.run_id == run_id, "the run has ended")
+
+    def _expire(self, which: ColumnElement[bool], sentence: str) -> set[str]:
+        statement = update(TaskRow).where(which, TaskRow.state == "open")
+        closed = statement.values(state="expired", reason="deadline", sentence=sentence)
         with Session(self._engine) as session, session.begin():
-            query = select(TaskRow).where(TaskRow.task_id.in_(task_ids), TaskRow.state == "open")
-            for row in session.scalars(query):
-                row.state, row.reason, row.sentence = "expired", "deadline", "no answer before the deadline"
+            return set(session.scalars(closed.returning(TaskRow.merchant)))
 
 
-def _write(row: TaskRow, result: Result) -> None:
-    row.state = "done" if result.sha256 else "refused"
-    row.result_sha256, row.result_bytes = result.sha256, result.size_bytes
-    row.reason, row.sentence = result.reason, result.sentence
+def _columns(result: Result) -> dict[str, object]:
+    return {
+        "state": "done" if result.sha256 else "refused",
+        "result_sha256": result.sha256,
+        "result_bytes": result.size_bytes,
+        "reason": result.reason,
+        "sentence": result.sentence,
+    }

@@ -41,7 +41,7 @@ def test_known_points_of_the_literature_are_met(
     assert epsilon_rdp([event], DELTA) == pytest.approx(rdp, abs=0.02)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     st.floats(1e-4, 1.0),
     st.floats(0.6, 50.0),
@@ -52,7 +52,7 @@ def test_pld_is_never_above_the_renyi_bound(q: float, noise: float, count: int) 
     assert epsilon_pld(events, DELTA) <= epsilon_rdp(events, DELTA) * 1.005 + 2e-3
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(st.floats(0.01, 0.5), st.floats(0.8, 5.0), st.integers(1, 200), st.integers(1, 200))
 def test_splitting_a_run_changes_nothing_and_more_steps_never_cost_less(
     q: float, noise: float, first: int, second: int
@@ -126,16 +126,16 @@ def test_what_is_no_epsilon_is_not_shown(epsilon: float) -> None:
 
 
 def test_calibrated_noise_keeps_the_target_and_hardly_less_would_not() -> None:
-    noise = calibrate_noise(3.0, delta=DELTA, sampling_rate=0.02, steps=300)
-    assert epsilon_pld([steps(0.02, noise, 300)], DELTA) <= 3.0
-    assert epsilon_pld([steps(0.02, noise - 2e-3, 300)], DELTA) > 3.0
+    noise = calibrate_noise(3.0, delta=DELTA, sampling_rate=0.1, steps=30)
+    assert epsilon_pld([steps(0.1, noise, 30)], DELTA) <= 3.0
+    assert epsilon_pld([steps(0.1, noise - 2e-3, 30)], DELTA) > 3.0
 
 
 def test_calibration_counts_what_is_already_booked() -> None:
     booked = [Gaussian(noise_multiplier=4.0, releases=2)]
-    noise = calibrate_noise(3.0, delta=DELTA, sampling_rate=0.02, steps=300, booked=booked)
-    assert epsilon_pld([*booked, steps(0.02, noise, 300)], DELTA) <= 3.0
-    assert noise > calibrate_noise(3.0, delta=DELTA, sampling_rate=0.02, steps=300)
+    noise = calibrate_noise(3.0, delta=DELTA, sampling_rate=0.1, steps=30, booked=booked)
+    assert epsilon_pld([*booked, steps(0.1, noise, 30)], DELTA) <= 3.0
+    assert noise > calibrate_noise(3.0, delta=DELTA, sampling_rate=0.1, steps=30)
 
 
 def test_an_unreachable_target_is_refused() -> None:

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from tests.fakes.entropy import SeededEntropy
 
 from hansa.client.entropy import SystemEntropy
 from hansa.core.errors import InvalidInputError
 from hansa.core.privacy.mechanism import AesNormal, Entropy, choose_records, poisson_sample
+from tests.fakes.entropy import SeededEntropy
 
 
 @pytest.mark.parametrize("entropy", [SystemEntropy(), SeededEntropy()])

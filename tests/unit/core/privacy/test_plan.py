@@ -3,13 +3,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fakes.entropy import SeededEntropy
 
 from hansa.core.errors import InvalidInputError
 from hansa.core.plan import RunPlan, parse_plan
 from hansa.core.privacy.events import Gaussian, PoissonGaussian
 from hansa.core.privacy.mechanism import AesNormal
 from hansa.core.privacy.plan import PrivacyPlan
+from tests.fakes.entropy import SeededEntropy
 
 
 def run_plan(**privacy: Any) -> RunPlan:

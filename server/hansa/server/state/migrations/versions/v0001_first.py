@@ -48,6 +48,7 @@ def _create_runs() -> None:
         sa.Column("sentence", sa.Text, nullable=False),
         sa.Column("started", sa.Double, nullable=False),
         sa.Column("finished", sa.Double),
+        sa.Column("context_sha256", sa.String(64)),
         sa.Column("stop_requested", sa.Boolean, nullable=False),
         sa.Column("release_version", sa.Integer, nullable=False),
         sa.Column("evaluation", sa.JSON),

@@ -1,0 +1,1 @@
+"""Local training under differential privacy: what happens between two models of a round."""

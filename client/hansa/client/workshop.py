@@ -1,0 +1,65 @@
+"""What training and evaluation on a site work with: the split data and their frozen embeddings."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hansa.client.dataset import Dataset
+from hansa.client.embedding_cache import EmbeddingCache
+from hansa.client.examples import Examples, make_examples
+from hansa.client.site import Site
+from hansa.core.canonical import digest
+from hansa.core.errors import InvalidInputError
+from hansa.core.ids import Sha256
+from hansa.core.models.encoder import Encoder
+from hansa.core.plan import RunPlan
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """One site's data as one plan sees them; private."""
+
+    examples: Examples = field(repr=False)
+    embeddings: Floats = field(repr=False)
+    """Of all the shop's items by the public base model, ``(items, dim)``."""
+    texts: tuple[str, ...] = field(repr=False)
+    encoder: Encoder
+
+
+def open_workshop(site: Site, plan: RunPlan) -> Workshop:
+    """Loads the data set, splits it by the plan's rules, and embeds the catalogue (once).
+
+    Raises:
+        NotFoundError: nothing was ingested yet.
+        InvalidInputError: the data set or the base model is damaged or missing.
+    """
+    dataset = Dataset.load(site.dataset)
+    keys = [item.key for item in dataset.items]
+    texts = tuple(item.text for item in dataset.items)
+    encoder = Encoder.load(_folder(site, plan), max_tokens=plan.model.max_tokens)
+    model = _BaseModel(encoder, digest({"base": plan.model.base, "tokens": plan.model.max_tokens}))
+    return Workshop(
+        examples=make_examples(dataset.shoppers(), keys, plan.task),
+        embeddings=EmbeddingCache(site.cache / "base").embeddings(model, texts),
+        texts=texts,
+        encoder=encoder,
+    )
+
+
+class _BaseModel:
+    """The public encoder as the cache sees a model."""
+
+    def __init__(self, encoder: Encoder, name: Sha256) -> None:
+        self.digest = name
+        self.embed = encoder.embed_texts
+
+
+def _folder(site: Site, plan: RunPlan) -> Path:
+    folder = site.settings().base_models.get(plan.model.base)
+    if folder is None:
+        raise InvalidInputError(f"this site has no base model {plan.model.base!r}")
+    return folder

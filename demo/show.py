@@ -1,0 +1,132 @@
+"""What the demo shows while it works and at its end."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+console = Console(soft_wrap=True)
+
+
+class Step:
+    """A bar of one step."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self) -> None:
+        """One unit more is done."""
+        self._progress.advance(self._task)
+
+    def set(self, done: int, total: int) -> None:
+        """So much is done of so much."""
+        self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def step(name: str, total: int = 1) -> Iterator[Step]:
+    """Shows a bar while the step works, and one line with its seconds when it is done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    started = time.monotonic()
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Step(progress, progress.add_task(name, total=total))
+    console.print(
+        f"[green]done[/] {name} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False
+    )
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table."""
+    view = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        view.add_row(*map(str, row))
+    console.print(view)
+
+
+def answers(question: str, reply: Mapping[str, Any]) -> None:
+    """Prints what a shop answered."""
+    rows = [
+        (item["title"], f"{item['price']:.2f}", f"{item['score']:.3f}") for item in reply["items"]
+    ]
+    table(question, ("item", "price", "score"), rows)
+
+
+def role_tables(summary: Mapping[str, Any]) -> None:
+    """One table for each role, out of the summary alone."""
+    _merchant_table(summary)
+    _operator_table(summary)
+    _auditor_table(summary)
+
+
+def _merchant_table(summary: Mapping[str, Any]) -> None:
+    rows = [
+        (
+            one["name"],
+            one["rounds_joined"],
+            f"{one['epsilon_spent']} of {one['epsilon_cap']}",
+            one["shoppers_noised"] if one["shoppers_noised"] is not None else "-",
+            one["refused_reason"] or "-",
+        )
+        for one in summary["merchants"]
+    ]
+    columns = ("merchant", "rounds joined", "epsilon spent", "shoppers (noised)", "refused because")
+    table("For the merchants", columns, rows)
+    quality = summary["quality"]
+    names = ("popularity", "zero_shot", "nearest_history", "local_dp", "federated", "federated_dp")
+    table(
+        f"{quality['task']}: {quality['metric']} on held-out shoppers, epsilon {quality['epsilon']}",
+        names,
+        [[f"{quality[name]:.4f}" for name in names]],
+    )
+
+
+def _operator_table(summary: Mapping[str, Any]) -> None:
+    model, serving = summary["model"], summary["serving"]
+    rows = [
+        ("rounds completed", summary["rounds_completed"]),
+        ("bytes per round per client", f"{summary['bytes_per_round_per_client']:,}"),
+        ("model, fp32 -> released", f"{model['fp32_mb']:.1f} MB -> {model['released_mb']:.1f} MB"),
+        ("cosine to fp32, nDCG lost", f"{model['cosine_vs_fp32']:.4f}, {model['ndcg_loss']:.4f}"),
+        (
+            "release",
+            f"version {summary['release']['version']}, verified by {len(summary['release']['verified_by'])} sites",
+        ),
+        ("search p50 / p99", f"{serving['search_p50_ms']:.1f} / {serving['search_p99_ms']:.1f} ms"),
+        (
+            "recommend p50 / p99",
+            f"{serving['recommend_p50_ms']:.1f} / {serving['recommend_p99_ms']:.1f} ms",
+        ),
+        ("whole demo", f"{summary['wall_s']:.0f} s"),
+    ]
+    table("For the operator", ("figure", "value"), rows)
+
+
+def _auditor_table(summary: Mapping[str, Any]) -> None:
+    audit = summary["audit"]
+    rows = [
+        ("evidence verified", "yes" if audit["verified"] else "NO"),
+        ("largest epsilon, accountant PLD", f"{audit['epsilon_pld']:.4f}"),
+        ("largest epsilon, accountant PRV", f"{audit['epsilon_prv']:.4f}"),
+        (
+            "one flipped byte noticed",
+            f"{'yes' if audit['tamper_detected'] else 'NO'}: {audit['tamper_finding']}",
+        ),
+    ]
+    table("For the auditor", ("check", "result"), rows)
