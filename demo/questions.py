@@ -9,21 +9,21 @@ import show
 from federation import Federation, Merchant
 
 from hansa.client.dataset import Dataset
-from hansa.client.evaluation_cases import held_out_histories
-from hansa.client.plans import PlanShelf
+from hansa.client.examples import make_examples
 from hansa.client.shop import connect
 from hansa.client.site import Site
+from hansa.core.plan import TaskSpec
 
 CALLS = 200
 
 
-def ask_shops(federation: Federation) -> list[dict[str, Any]]:
+def ask_shops(federation: Federation, task: TaskSpec) -> list[dict[str, Any]]:
     """A query and a held-out shopper's history for each shop, by the shop's own command."""
     asked = []
     for merchant in federation.merchants:
         query = queries(merchant)[0]
         found = federation.ask(merchant, "search", query, "--limit", "3")
-        history = histories(merchant)[0][-8:]
+        history = histories(merchant, task)[0][-8:]
         recommended = federation.ask(merchant, "recommend", *history, "--limit", "3", "--only-new")
         show.answers(f"{merchant.name}: search {query!r}", found)
         show.answers(f"{merchant.name}: newly listed items for a held-out shopper", recommended)
@@ -37,18 +37,20 @@ def queries(merchant: Merchant) -> list[str]:
     return sorted({item.category_path[-1].lower() for item in items if item.category_path})
 
 
-def histories(merchant: Merchant) -> list[list[str]]:
-    """Item ids that held-out shoppers bought."""
-    site = Site(merchant.site)
-    return held_out_histories(Dataset.load(site.dataset), PlanShelf(site.plans).newest())
+def histories(merchant: Merchant, task: TaskSpec) -> list[list[str]]:
+    """Item ids that held-out shoppers bought, each without the items that no training saw."""
+    dataset = Dataset.load(Site(merchant.site).dataset)
+    examples = make_examples(dataset.shoppers(), [item.key for item in dataset.items], task)
+    ids = [item.item_id for item in dataset.items]
+    return [[ids[place] for place in case.history] for case in examples.cases]
 
 
-def measure_latency(federation: Federation) -> dict[str, float]:
+def measure_latency(federation: Federation, task: TaskSpec) -> dict[str, float]:
     """Median and 99th percentile of both calls over all shops, one call at a time, in milliseconds."""
     search, recommend = [], []
     with show.step("shops: answer real queries and histories", len(federation.merchants)) as bar:
         for merchant in federation.merchants:
-            words, baskets = queries(merchant), histories(merchant)
+            words, baskets = queries(merchant), histories(merchant, task)
             with connect(Site(merchant.site)) as shop:
                 search += _timed(lambda number: shop.search(words[number % len(words)], 10))
                 recommend += _timed(lambda number: shop.recommend(baskets[number % len(baskets)][-50:], 10))

@@ -19,6 +19,8 @@ from federation import Federation, Merchant, fresh_folder, python_script
 from processes import Processes, StepError
 from questions import ask_shops, measure_latency
 
+from hansa.core.plan import read_plan
+
 HERE = Path(__file__).parent
 CAPS = {"harbour": 9.0, "market": 9.0, "station": 9.0, "village": 4.0}
 """The village allows too little for all rounds: its own ledger will refuse, and the others go on."""
@@ -54,6 +56,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     started = time.monotonic()
+    task = read_plan(options.plan).task
     out = fresh_folder(options.out.resolve())
     with Processes(out / "logs") as processes:
         exports = _exports(processes, options.exports, out)
@@ -64,8 +67,8 @@ def _demo(options: argparse.Namespace) -> None:
         _show_ingests(ingests)
         run = federation.run(options.plan)
         verified_by = federation.wait_for_release(run["release_version"])
-        asked = ask_shops(federation)
-        latency = measure_latency(federation)
+        asked = ask_shops(federation, task)
+        latency = measure_latency(federation, task)
         pack = federation.pack(run["run_id"])
         with show.step("auditor: verify, flip one byte, verify again", 2) as bar:
             report = verify(processes, pack)

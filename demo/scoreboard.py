@@ -54,16 +54,21 @@ def summarise(seen: Observed) -> dict[str, Any]:
 def _merchant(merchant: Merchant, seen: Observed) -> dict[str, Any]:
     rounds = [one for one in seen.run["rounds"] if merchant.name in one["accepted"]]
     budget = seen.budgets[merchant.name]
+    counts = seen.run["evaluation"].get("shoppers_noised_by_merchant", {})
     refusals = [one["refused"] for one in budget["runs"] if one["refused"]]
     return {
         "name": merchant.name,
-        "shoppers_noised": None,
+        "shoppers_noised": _rounded(counts.get(merchant.name)),
         "rounds_joined": len(rounds),
         "refused_reason": refusals[0] if refusals else None,
         "epsilon_spent": float(budget["epsilon_spent"]),
         "delta": budget["delta"],
         "epsilon_cap": budget["epsilon_cap"],
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
 
 
 def _audit(seen: Observed) -> dict[str, Any]:

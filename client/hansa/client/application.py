@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any, cast
 
 from flwr.app import (
     Array,
@@ -49,7 +50,8 @@ class FlowerApplication:
         records = RecordDict()
         for content in contents:
             records.update(to_records(Content.from_bytes(content)))
-        message = Message(records, metadata=_metadata(phase))
+        # ``metadata`` is public in ``Message`` but missing in its typed overloads.
+        message = Message(records, metadata=_metadata(phase))  # type: ignore[call-overload]
         reply = self._app(message=message, context=self._context(plan))
         if reply.has_error():
             raise ApplicationError(f"the app answered with error {reply.error.code}")
@@ -71,7 +73,7 @@ def to_records(content: Content) -> RecordDict:
     for key, arrays in content.arrays.items():
         records[key] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
     for key, metrics in content.metrics.items():
-        records[key] = MetricRecord(dict(metrics))
+        records[key] = MetricRecord(cast(dict[str, Any], metrics))
     for key, config in content.configs.items():
         records[key] = ConfigRecord(dict(config))
     return records

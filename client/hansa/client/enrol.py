@@ -121,7 +121,9 @@ def _ask(site: Site, invitation: Invitation, ledger_key: bytes) -> pb.Membership
         certificate_pem=invitation.certificate_pem.encode(),
     )
     with channel, translated(invitation.address):
-        return rpc.EnrolmentStub(channel).Join(request, timeout=CALL_TIMEOUT_S)
+        stub = rpc.EnrolmentStub(channel)
+        membership: pb.Membership = stub.Join(request, timeout=CALL_TIMEOUT_S)
+        return membership
 
 
 def _open_ledger(site: Site, terms: Terms, now: dt.datetime) -> bytes:

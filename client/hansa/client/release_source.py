@@ -51,7 +51,7 @@ class GrpcReleaseSource:
         stream_timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
         """Borrows the channel; ``address`` is what the errors' sentences name."""
-        self._stub = releases_pb2_grpc.ReleasesStub(channel)  # type: ignore[no-untyped-call]
+        self._stub = releases_pb2_grpc.ReleasesStub(channel)
         self._address = address
         self._call_timeout_s = call_timeout_s
         self._stream_timeout_s = stream_timeout_s

@@ -55,7 +55,7 @@ def make_report(site: Site) -> GainReport:
         raise NotFoundError("this site took no part in the run of its release; nothing to compare")
     workshop = open_workshop(site, plan)
     scorers = baselines(workshop.examples, workshop.embeddings)
-    scorers["federated_dp"] = _served(site, ServingModel.load(folder), workshop)
+    scorers["federated_dp"] = served_scorer(site, ServingModel.load(folder), workshop)
     qualities = compare(workshop.examples, scorers)
     return GainReport(
         release_version=manifest.version,
@@ -64,8 +64,8 @@ def make_report(site: Site) -> GainReport:
     )
 
 
-def _served(site: Site, model: ServingModel, workshop: Workshop) -> Scorer:
-    """The release exactly as it is served: int8 embeddings, ONNX tower."""
+def served_scorer(site: Site, model: ServingModel, workshop: Workshop) -> Scorer:
+    """Scores of the release exactly as it is served: int8 embeddings, ONNX tower."""
     texts = [item.text for item in Dataset.load(site.dataset).items]
     embeddings = EmbeddingCache(site.cache).embeddings(model, texts)
     cold = model.item_vectors(embeddings[workshop.examples.cold])

@@ -26,14 +26,17 @@ class Shop:
 
     def search(self, query: str, limit: int) -> pb.Answers:
         """Items for a text query."""
-        return self._stub.Search(pb.SearchRequest(query=query, limit=limit), timeout=_TIMEOUT_S)
+        request = pb.SearchRequest(query=query, limit=limit)
+        reply: pb.Answers = self._stub.Search(request, timeout=_TIMEOUT_S)
+        return reply
 
     def recommend(
         self, item_ids: Sequence[str], limit: int, *, only_new: bool = False
     ) -> pb.Answers:
         """Items for a history."""
         request = pb.RecommendRequest(item_ids=item_ids, limit=limit, only_new=only_new)
-        return self._stub.Recommend(request, timeout=_TIMEOUT_S)
+        reply: pb.Answers = self._stub.Recommend(request, timeout=_TIMEOUT_S)
+        return reply
 
 
 @contextmanager

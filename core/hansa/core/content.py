@@ -69,7 +69,14 @@ class Content:
                 for record, names in header["order"].items()
             }
             metrics, configs = _untag(header["metrics"]), _untag(header["configs"])
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (
+            SafetensorError,
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise InvalidInputError(f"the message is not a Hansa content file: {error}") from error
         return Content(arrays=arrays, metrics=metrics, configs=configs)
 

@@ -88,7 +88,7 @@ def _round_record(record: RoundRecord) -> packs.RoundRecord:
     return packs.RoundRecord(
         round=record.number,
         cohort=tuple(record.cohort),
-        accepted=dict(record.accepted),
+        accepted={str(name): str(sha) for name, sha in record.accepted.items()},
         refused={
             name: f"{refusal.reason}: {refusal.sentence}"[:500]
             for name, refusal in record.refused.items()

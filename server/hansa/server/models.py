@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from hansa.core.catalogue import Item, parse_item
 from hansa.core.canonical import digest
+from hansa.core.catalogue import Item, parse_item
 from hansa.core.cold import is_cold
 from hansa.core.content import Content
 from hansa.core.errors import InvalidInputError, NotFoundError

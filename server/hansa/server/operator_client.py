@@ -40,7 +40,8 @@ class OperatorClient:
     def invite(self, merchant: str, valid_for_hours: int) -> pb.Invitation:
         """A single-use invitation."""
         request = pb.InviteRequest(merchant=merchant, valid_for_hours=valid_for_hours)
-        return self._stub.Invite(request, timeout=_TIMEOUT_S)
+        reply: pb.Invitation = self._stub.Invite(request, timeout=_TIMEOUT_S)
+        return reply
 
     def merchants(self) -> list[pb.MerchantInfo]:
         """All members and open invitations."""
@@ -50,22 +51,27 @@ class OperatorClient:
 
     def revoke(self, merchant: str) -> pb.MerchantInfo:
         """Ends a membership at once."""
-        return self._stub.RevokeMerchant(
-            pb.RevokeMerchantRequest(merchant=merchant), timeout=_TIMEOUT_S
-        )
+        request = pb.RevokeMerchantRequest(merchant=merchant)
+        reply: pb.MerchantInfo = self._stub.RevokeMerchant(request, timeout=_TIMEOUT_S)
+        return reply
 
     def start_run(self, plan: RunPlan) -> pb.RunInfo:
         """Queues a plan."""
         request = pb.StartRunRequest(plan_json=plan.model_dump_json().encode())
-        return self._stub.StartRun(request, timeout=_TIMEOUT_S)
+        reply: pb.RunInfo = self._stub.StartRun(request, timeout=_TIMEOUT_S)
+        return reply
 
     def stop_run(self, run_id: str) -> pb.RunInfo:
         """Asks a run to end."""
-        return self._stub.StopRun(pb.StopRunRequest(run_id=run_id), timeout=_TIMEOUT_S)
+        request = pb.StopRunRequest(run_id=run_id)
+        reply: pb.RunInfo = self._stub.StopRun(request, timeout=_TIMEOUT_S)
+        return reply
 
     def run(self, run_id: str) -> pb.RunInfo:
         """One run with its rounds."""
-        return self._stub.GetRun(pb.GetRunRequest(run_id=run_id), timeout=_TIMEOUT_S)
+        request = pb.GetRunRequest(run_id=run_id)
+        reply: pb.RunInfo = self._stub.GetRun(request, timeout=_TIMEOUT_S)
+        return reply
 
     def runs(self) -> list[pb.RunInfo]:
         """All runs, newest first."""

@@ -13,7 +13,6 @@ from typing import Protocol
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
-
 from sqlalchemy import Engine
 
 from hansa.core.errors import InvalidInputError
@@ -204,7 +203,7 @@ async def _refresh_releases(releaser: Releases) -> None:
     while True:
         try:
             await asyncio.to_thread(releaser.refresh, utc_now())
-        except Exception:  # the seam of the task: a full disk now must not stop all later renewals
+        except Exception:  # noqa: BLE001 - the seam of the task: a full disk must not end it
             _log.exception("the timestamp of the releases was not renewed; trying again later")
         await asyncio.sleep(_TIMESTAMP_PERIOD_S)
 

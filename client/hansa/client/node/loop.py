@@ -32,6 +32,7 @@ class NodeLoop:
         self._site = site
         self._settings = settings
         self._worker = worker
+        self._pause_s = _FIRST_PAUSE_S
 
     def run(self, stop: threading.Event) -> None:
         """Serves the federation; only a refusal that waiting cannot mend ends it.
@@ -41,15 +42,13 @@ class NodeLoop:
             InvalidInputError: the server speaks another version.
             ConflictError: another client of the same merchant took over.
         """
-        pause = _FIRST_PAUSE_S
         while not stop.is_set():
             try:
                 self._connect(stop)
-                pause = _FIRST_PAUSE_S
             except TransportError as error:
-                _log.warning("%s; trying again in %.0f s", error, pause)
-                stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnections only
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                _log.warning("%s; trying again in %.1f s", error, self._pause_s)
+                stop.wait(self._pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnections only
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _connect(self, stop: threading.Event) -> None:
         address = self._settings.server_address
@@ -64,6 +63,7 @@ class NodeLoop:
             request = pb.RegisterRequest(protocol=PROTOCOL, software=SOFTWARE)
             session = rpc.FederationStub(channel).Register(request, timeout=CALL_TIMEOUT_S)
             _log.info("connected to %s as %s", address, session.merchant)
+            self._pause_s = _FIRST_PAUSE_S
             _Session(
                 Wire(channel, session), self._worker, session.heartbeat_period_ms / 1000
             ).serve(stop)

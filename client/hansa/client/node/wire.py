@@ -31,7 +31,8 @@ class Wire:
     def events(self) -> Iterator[pb.ServerEvent]:
         """Tasks and cancellations as they come; ends when the server closes the stream."""
         request = pb.SubscribeRequest(session=self._session.session)
-        return self._stub.Subscribe(request, timeout=SUBSCRIPTION_S)
+        events: Iterator[pb.ServerEvent] = self._stub.Subscribe(request, timeout=SUBSCRIPTION_S)
+        return events
 
     def heartbeat(self) -> bool:
         """Tells that this client lives; false when a newer session took over."""
@@ -47,10 +48,13 @@ class Wire:
         if blob.size_bytes > MAX_CONTENT_BYTES:
             raise TransportError("the task's content is larger than this client accepts")
         data = bytearray()
-        for _attempt in range(2):
+        try:
             self._fetch(task_id, blob, data)
-            if len(data) == blob.size_bytes:
-                break
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+        if len(data) < blob.size_bytes:
+            self._fetch(task_id, blob, data)
         if hashlib.sha256(data).hexdigest() != blob.sha256:
             raise TransportError("the task's content does not have the promised digest")
         return bytes(data)
@@ -89,7 +93,7 @@ class Wire:
 
     def _close(self, request: pb.CompleteRequest) -> pb.Acknowledgement:
         request.session = self._session.session
-        reply = self._stub.Complete(request, timeout=CALL_TIMEOUT_S)
+        reply: pb.CompleteReply = self._stub.Complete(request, timeout=CALL_TIMEOUT_S)
         self.ledger_position = reply.next_ledger_position
         return reply.acknowledgement
 

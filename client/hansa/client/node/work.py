@@ -1,7 +1,9 @@
 """One task from its arrival to its acknowledgement.
 
-The order is the guarantee: the plan is checked, the budget reserved, and only then are data touched; the update is
-on disk before its first byte leaves; what is on disk is sent again as it is and never made twice.
+The order is the guarantee: the plan is checked, its public records are fetched, the budget is
+reserved, and only then are data touched, so that a line that breaks in the fetching costs nothing;
+the update is on disk before its first byte leaves; what is on disk is sent again as it is and never
+made twice.
 """
 
 import datetime as dt
@@ -20,7 +22,7 @@ from hansa.core.errors import (
     SignatureError,
 )
 from hansa.core.evidence import PLAN_DOMAIN
-from hansa.core.ids import RunId, TaskId
+from hansa.core.ids import MerchantId, RunId, TaskId, task_id
 from hansa.core.plan import RunPlan, parse_plan
 from hansa.core.privacy.events import PrivacyEvent
 from hansa.core.privacy.plan import PrivacyPlan
@@ -76,6 +78,8 @@ class Worker:
         self._deliver(letter, wire)
 
     def _deliver(self, letter: Letter, wire: Wire) -> None:
+        """Commits again: a crash may have come between the outbox and the ledger."""
+        self._store.commit(TaskId(letter.task_id), sha256=letter.digest, now=self._clock())
         wire.upload(self._outbox, letter)
         acknowledgement = wire.complete(letter, self._entries(wire))
         _log.info("task %s: %s", letter.task_id, pb.Acknowledgement.Name(acknowledgement))
@@ -87,12 +91,9 @@ class Worker:
     def _make(self, task: pb.Task, wire: Wire) -> Letter:
         plan = self._checked_plan(task)
         phase = _PHASES[task.phase]
-        self._reserve(task, plan, phase)
         contents = self._contents(task, wire)
-        reply = self._run(plan, phase, contents)
-        letter = self._outbox.put(TaskId(task.task_id), reply)
-        self._store.commit(TaskId(task.task_id), sha256=letter.digest, now=self._clock())
-        return letter
+        self._reserve(task, plan, phase)
+        return self._outbox.put(TaskId(task.task_id), self._run(plan, phase, contents))
 
     def _checked_plan(self, task: pb.Task) -> RunPlan:
         """Only what the operator signed, and what this site can and may do."""
@@ -103,8 +104,10 @@ class Worker:
             plan = parse_plan(payload, "the plan")
         except (SignatureError, InvalidInputError) as error:
             raise _Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
-        if task.phase not in _PHASES or task.round > plan.federation.rounds:
+        if task.phase not in _PHASES or not 1 <= task.round <= plan.federation.rounds:
             raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the task is not part of its plan")
+        if task.task_id != self._own_id(task):
+            raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the task's id is not that of its work")
         if plan.model.base not in self._settings.base_models:
             raise _Refused(
                 pb.REFUSAL_REASON_CONTRACT, f"no base model {plan.model.base!r} on this site"
@@ -112,6 +115,11 @@ class Worker:
         if plan.privacy.delta > self._store.ledger.opening.delta:
             raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the plan's delta is above this merchant's")
         return plan
+
+    def _own_id(self, task: pb.Task) -> TaskId:
+        """What the id must be, so that the same work cannot come again under another name."""
+        merchant = MerchantId(self._settings.merchant)
+        return task_id(RunId(task.run_id), task.round, _PHASES[task.phase], merchant)
 
     def _reserve(self, task: pb.Task, plan: RunPlan, phase: str) -> None:
         try:
@@ -126,6 +134,8 @@ class Worker:
             )
         except BudgetExhaustedError as error:
             raise _Refused(pb.REFUSAL_REASON_BUDGET, str(error)) from error
+        except InvalidInputError as error:
+            raise _Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
         except ConflictError as error:
             raise _Refused(
                 pb.REFUSAL_REASON_INTERRUPTED,

@@ -68,7 +68,7 @@ class RetailServer:
         self._server = grpc.server(
             pool, options=_options(settings), maximum_concurrent_rpcs=settings.max_concurrent
         )
-        retail_pb2_grpc.add_RetailServicer_to_server(  # type: ignore[no-untyped-call]
+        retail_pb2_grpc.add_RetailServicer_to_server(
             self._service, self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -104,7 +104,7 @@ class RetailServer:
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
 
-    def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    def _set_health(self, status: int) -> None:
         for name in _NAMES:
             self._health.set(name, status)
 

@@ -177,6 +177,7 @@ class FederationService(rpc.FederationServicer):
             raise NotFoundError("no task of this merchant names that blob")
         pieces = self._desk.blobs.chunks(Sha256(sha), request.offset_bytes)
         while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            await self._caller(context)  # an open stream outlives a revocation
             yield common.Chunk(data=piece)
 
     async def _slot(self, context: Any, task_id: str, blob: common.BlobRef) -> Slot:
@@ -196,10 +197,12 @@ class FederationService(rpc.FederationServicer):
         self, request: AsyncIterator[pb.UploadMessage], context: Any
     ) -> pb.UploadState:
         """See federation.proto."""
+        await self._caller(context)  # before anything is read
         header = (await _first(request)).header
         slot = await self._slot(context, header.task_id, header.blob)
         append = await asyncio.to_thread(self._desk.uploads.begin, slot, header.offset_bytes)
         async for message in request:
+            await self._caller(context)
             await asyncio.to_thread(append, message.chunk.data)
         await asyncio.to_thread(self._desk.uploads.finish, slot)
         return await asyncio.to_thread(self._state, slot)
@@ -221,6 +224,9 @@ class FederationService(rpc.FederationServicer):
         if not desk.members.holds_session(merchant, request.session):
             return self._reply(merchant, pb.ACKNOWLEDGEMENT_FENCED)
         desk.ledgers.accept(merchant, request.ledger_entries)
+        task = desk.tasks.find(request.task_id, merchant)
+        if task is None:
+            return self._reply(merchant, pb.ACKNOWLEDGEMENT_UNKNOWN)
         if request.WhichOneof("result") == "refusal":
             outcome = desk.tasks.complete(request.task_id, merchant, _refusal(request.refusal))
             return self._reply(merchant, _ACKNOWLEDGEMENTS[outcome])
@@ -229,6 +235,7 @@ class FederationService(rpc.FederationServicer):
         )
         if not desk.uploads.is_complete(slot):
             return self._reply(merchant, pb.ACKNOWLEDGEMENT_MISSING_BLOB)
+        desk.ledgers.check_booked(task, desk.runs.get(task.run_id), slot.sha256)
         result = Result(sha256=slot.sha256, size_bytes=slot.size_bytes)
         return self._reply(
             merchant, _ACKNOWLEDGEMENTS[desk.tasks.complete(request.task_id, merchant, result)]

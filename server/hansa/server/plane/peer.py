@@ -30,12 +30,15 @@ def peer_of(context: Any, *, now: dt.datetime) -> Peer:
     """The caller of a gRPC call.
 
     Raises:
-        UnauthorisedError: the connection is not TLS 1.3, or the certificate has expired or names no identity.
+        UnauthorisedError: the connection is not TLS 1.3, or the certificate is absent, has expired
+            or names no identity.
         InvalidInputError: the call has no deadline.
     """
     if context.time_remaining() is None:
         raise InvalidInputError("every call needs a deadline; set a timeout")
     auth = context.auth_context()
+    if "x509_pem_cert" not in auth:
+        raise UnauthorisedError("this server speaks only with holders of a certificate")
     if auth.get("ssl_tls_version", [b""])[0] != b"TLSv1.3":
         raise UnauthorisedError("only TLS 1.3 is spoken here; update the client's TLS library")
     certificate = x509.load_pem_x509_certificate(auth["x509_pem_cert"][0])

@@ -1,9 +1,21 @@
 """The one place where the server touches Flower's types that are not public, and where records change form."""
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from typing import Any, cast
+
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Error,
+    Message,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.supercore.task_identity import TaskIdentity
 
 from hansa.core.content import Content
+from hansa.core.errors import InvalidInputError, UpdateRejectedError
 
 OPERATOR_NODE_ID = 1
 
@@ -37,7 +49,26 @@ def to_records(content: Content) -> RecordDict:
     for key, arrays in content.arrays.items():
         records[key] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
     for key, metrics in content.metrics.items():
-        records[key] = MetricRecord(dict(metrics))
+        records[key] = MetricRecord(cast(dict[str, Any], metrics))
     for key, config in content.configs.items():
         records[key] = ConfigRecord(dict(config))
     return records
+
+
+def read_records(data: bytes) -> RecordDict:
+    """The records of a merchant's reply.
+
+    Raises:
+        UpdateRejectedError: the bytes are no content file, or hold what no Flower record may hold.
+    """
+    try:
+        return to_records(Content.from_bytes(data))
+    except (InvalidInputError, TypeError, ValueError) as error:
+        raise UpdateRejectedError(f"the reply cannot be read: {error}") from error
+
+
+def make_reply(answer: RecordDict | Error, metadata: Metadata) -> Message:
+    """A merchant's reply; ``metadata`` is public in ``Message`` but missing in its typed overloads."""
+    if isinstance(answer, Error):
+        return cast(Message, Message(metadata=metadata, error=answer))  # type: ignore[call-overload]
+    return cast(Message, Message(answer, metadata=metadata))  # type: ignore[call-overload]

@@ -8,11 +8,10 @@ from typing import Any
 from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 
-from hansa.core.content import Content
 from hansa.core.errors import UpdateRejectedError
 from hansa.core.ids import MerchantId, RunId, Sha256, TaskId, task_id
 from hansa.core.storage import BlobStore
-from hansa.server.rounds.flower import OPERATOR_NODE_ID, read_records, to_content
+from hansa.server.rounds.flower import OPERATOR_NODE_ID, make_reply, read_records, to_content
 from hansa.server.state.members import Members
 from hansa.server.state.tables import TaskRow
 from hansa.server.state.tasks import NewTask, Tasks
@@ -92,6 +91,12 @@ class GrpcGrid(Grid):
         online = self._plane.members.online()
         return [node_id for node_id, name in online.items() if name not in self._excluded]
 
+    def asked_before(self) -> list[int]:
+        """Node ids of the merchants that were asked in this round by a server that broke off."""
+        asked = self._plane.tasks.asked(self._run_id, self._round, self._phase)
+        names = self._plane.members.names()
+        return [node_id for node_id, name in names.items() if name in asked]
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Writes the messages down as tasks without a deadline of their own; returns the task ids."""
         return [str(task) for task in self._post(messages, timeout=86_400.0)]
@@ -111,8 +116,8 @@ class GrpcGrid(Grid):
             timeout: seconds until the tasks that are still open expire; None waits a day.
 
         Returns:
-            A reply for each message: content, or an error with code ``REFUSED_CODE`` and the reason. When the
-            run is stopped meanwhile, it returns at once and leaves the tasks as they are.
+            A reply for each message: content, or an error with code ``REFUSED_CODE`` and the reason.
+            When the run is stopped meanwhile, it returns at once and leaves the tasks as they are.
         """
         limit = timeout if timeout is not None else 86_400.0
         ids = self._post(messages, timeout=limit)
@@ -121,6 +126,10 @@ class GrpcGrid(Grid):
             # A server that goes down finds its open tasks again; closing them would end the round.
             self._close(ids)
         return [self._reply(row) for row in self._plane.tasks.states(ids)]
+
+    def names(self) -> dict[int, MerchantId]:
+        """Node ids and names of all merchants."""
+        return self._plane.members.names()
 
     def rows(self, round_number: int, phase: str, merchants: Iterable[MerchantId]) -> list[TaskRow]:
         """The tasks of a round as they stand."""
@@ -175,7 +184,7 @@ class GrpcGrid(Grid):
             records = read_records(self._plane.blobs.read(Sha256(row.result_sha256)))
         except UpdateRejectedError as error:
             return _refusal(metadata, f"rejected: {error}")
-        return Message(records, metadata=metadata)
+        return make_reply(records, metadata)
 
     def _metadata(self, row: TaskRow) -> Metadata:
         node_ids = {name: node_id for node_id, name in self._plane.members.names().items()}
@@ -193,4 +202,4 @@ class GrpcGrid(Grid):
 
 
 def _refusal(metadata: Metadata, reason: str) -> Message:
-    return Message(metadata=metadata, error=Error(REFUSED_CODE, reason))
+    return make_reply(Error(REFUSED_CODE, reason), metadata)

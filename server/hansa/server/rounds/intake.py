@@ -37,7 +37,7 @@ def sort_replies(
     for reply in replies:
         merchant = names[reply.metadata.src_node_id]
         if reply.has_error():
-            reason, _, sentence = reply.error.reason.partition(": ")
+            reason, _, sentence = (reply.error.reason or "failed").partition(": ")
             refused[merchant] = Refusal(reason=reason, sentence=sentence)
             continue
         try:

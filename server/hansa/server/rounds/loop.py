@@ -60,6 +60,8 @@ class RoundLoop:
 
     def _round(self, number: int, model: Arrays) -> Arrays:
         started = time.monotonic()
+        if self.stopped():
+            raise RunInterrupted
         self._wait_for_quorum()
         messages = self._configure(number, model)
         names = self.plane.members.names()
@@ -77,9 +79,16 @@ class RoundLoop:
         return aggregate
 
     def _configure(self, number: int, model: Arrays) -> list[Message]:
+        """The strategy's messages, and whom a round that broke off had asked the first time."""
         self.grid.begin(number, "train")
         record = ArrayRecord({name: Array(array) for name, array in model.items()})
-        return list(self.strategy.configure_train(number, record, ConfigRecord(), self.grid))
+        messages = list(self.strategy.configure_train(number, record, ConfigRecord(), self.grid))
+        known = {message.metadata.dst_node_id for message in messages}
+        return messages + [
+            Message(messages[0].content, dst_node_id=node_id, message_type="train")
+            for node_id in self.grid.asked_before()
+            if node_id not in known
+        ]
 
     def _wait_for_quorum(self) -> None:
         """Flower would wait without an end, deaf to a stop."""
@@ -141,12 +150,12 @@ class RoundLoop:
         records = self.runs.rounds(self.run_id)
         count = max(1, round(len(records) * self.plan.federation.tail_fraction))
         tail = [self._aggregate(record.aggregate_sha256) for record in records[-count:]]
-        return {
-            name: np.mean([arrays[name] for arrays in tail], axis=0, dtype=np.float64).astype(
-                array.dtype
-            )
-            for name, array in tail[0].items()
+        means = {
+            name: np.mean([arrays[name] for arrays in tail], axis=0, dtype=np.float64)
+            for name in tail[0]
         }
+        # NumPy makes a scalar of the mean of scalars; a record holds arrays.
+        return {name: np.asarray(mean, tail[0][name].dtype) for name, mean in means.items()}
 
     def _aggregate(self, sha: Sha256) -> Arrays:
         return load_arrays(self.plane.blobs, sha)

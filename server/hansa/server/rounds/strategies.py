@@ -12,7 +12,7 @@ client could inflate its own."""
 def make_strategy(spec: FederationSpec) -> Strategy:
     """The plan's strategy; it asks every merchant that is online, and at least the quorum."""
     chosen = {"FedAvg": FedAvg, "FedAvgM": FedAvgM, "FedAdam": FedAdam}[spec.strategy]
-    return chosen(
+    strategy: Strategy = chosen(
         fraction_train=1.0,
         fraction_evaluate=1.0,
         min_train_nodes=spec.quorum,
@@ -20,3 +20,4 @@ def make_strategy(spec: FederationSpec) -> Strategy:
         min_available_nodes=spec.quorum,
         weighted_by_key=WEIGHT_KEY,
     )
+    return strategy

@@ -40,7 +40,7 @@ class Published:
 
 
 class Releasing(Protocol):
-    """What a run begins with, and what becomes of its model; the worker knows neither torch nor ONNX."""
+    """What a run begins with and what becomes of its model; no torch, no ONNX on this side."""
 
     def initial(self, plan: RunPlan) -> Arrays:
         """The arrays with which a run begins."""
@@ -113,7 +113,10 @@ class RunWorker:
             )
 
     def _end(self, run_id: str, state: str, sentence: str) -> None:
+        """No merchant goes on to pay for a run that has ended."""
         self._runs.enter(run_id, state, sentence)
+        for merchant in self._plane.tasks.expire_run(run_id):
+            self._plane.switchboard.wake(merchant)
         self._journal.note(f"run {state}", run=run_id, sentence=sentence)
         _log.info("run %s %s: %s", run_id, state, sentence)
 

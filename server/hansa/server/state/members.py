@@ -131,7 +131,7 @@ class Members:
             session=MerchantRow.session + 1, software=software[:64], last_seen=self._clock()
         )
         with Session(self._engine) as session, session.begin():
-            number = session.scalar(opened.returning(MerchantRow.session))
+            number: int | None = session.scalar(opened.returning(MerchantRow.session))
         if number is None:
             raise UnauthorisedError(f"merchant {name!r} is not a member of this federation")
         return number

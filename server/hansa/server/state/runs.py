@@ -102,14 +102,18 @@ class Runs:
                 row.finished = self._clock()
 
     def request_stop(self, run_id: str) -> None:
-        """Asks a run to end; a finished run stays as it is.
+        """Asks a run to end; one that waits in the queue ends here, a finished run stays as it is.
 
         Raises:
             NotFoundError: there is none of that name.
         """
         self.get(run_id)
         with Session(self._engine) as session, session.begin():
-            session.get_one(RunRow, run_id).stop_requested = True
+            row = session.get_one(RunRow, run_id)
+            row.stop_requested = True
+            if row.state == "queued":
+                row.state, row.sentence = "stopped", "stopped by the operator"
+                row.finished = self._clock()
 
     def stop_requested(self, run_id: str) -> bool:
         """Whether somebody asked the run to end."""

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from hansa.core.ids import MerchantId, RunId, Sha256, TaskId
 from hansa.server.state.tables import TaskRow
 
+
 class Outcome(StrEnum):
     """What became of a result that a client sent."""
 
@@ -86,8 +87,8 @@ class Tasks:
     def complete(self, task_id: str, merchant: str, result: Result) -> Outcome:
         """Writes a result down, once; a repetition of the same result is harmless.
 
-        A result is late only once its round was closed: a server that was down stays open beyond the deadline,
-        and what the merchants paid for in the meantime still counts.
+        A result is late only once its round was closed: the rounds of a server that was down stay
+        open beyond the deadline, and what merchants paid for in the meantime still counts.
         """
         statement = update(TaskRow).where(
             TaskRow.task_id == task_id, TaskRow.merchant == merchant, TaskRow.state == "open"
@@ -114,12 +115,22 @@ class Tasks:
         by_id = {row.task_id: row for row in rows}
         return [by_id[task_id] for task_id in task_ids if task_id in by_id]
 
+    def asked(self, run_id: str, round_number: int, phase: str) -> set[MerchantId]:
+        """The merchants that have a task in a round, whatever became of it."""
+        with Session(self._engine) as session:
+            query = select(TaskRow.merchant).where(
+                TaskRow.run_id == run_id,
+                TaskRow.round_number == round_number,
+                TaskRow.phase == phase,
+            )
+            return {MerchantId(name) for name in session.scalars(query)}
+
     def expire(self, task_ids: Sequence[TaskId]) -> None:
         """Closes the named tasks that are still open: their results will come too late."""
         self._expire(TaskRow.task_id.in_(task_ids), "no answer before the deadline")
 
     def expire_run(self, run_id: str) -> set[str]:
-        """Closes what is still open of a run that has ended; returns the merchants that worked on it."""
+        """Closes what is still open of a run that has ended; returns whose work it was."""
         return self._expire(TaskRow.run_id == run_id, "the run has ended")
 
     def _expire(self, which: ColumnElement[bool], sentence: str) -> set[str]:

@@ -1,0 +1,303 @@
+"""A whole federation on loopback: a real server with real certificates, real clients, toy models.
+
+federation = Federation(tmp_path)
+with federation.server():
+    harbour = federation.join("harbour")
+    with federation.client(harbour, ToyApplication(1.0)):
+        run = federation.finish(toy_plan(quorum=1))
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from hansa.client.enrol import Terms, join
+from hansa.client.ledger_store import LedgerStore
+from hansa.client.node.loop import NodeLoop
+from hansa.client.node.outbox import Outbox
+from hansa.client.node.work import Application, Worker
+from hansa.client.site import Site
+from hansa.core.credentials import read_credentials
+from hansa.core.identity import SERVER_DNS_NAME, Credentials
+from hansa.core.invitation import Invitation
+from hansa.core.plan import RunPlan
+from hansa.core.storage import BlobStore
+from hansa.core.update import Arrays
+from hansa.protos.v1 import operator_pb2 as pb
+from hansa.protos.v1.enrolment_pb2_grpc import EnrolmentStub
+from hansa.protos.v1.federation_pb2_grpc import FederationStub
+from hansa.protos.v1.operator_pb2_grpc import OperatorStub
+from hansa.server.authority import Authority
+from hansa.server.initialise import initialise
+from hansa.server.operator_client import OperatorClient, connect
+from hansa.server.plane.peer import Gate
+from hansa.server.rounds.loop import load_arrays
+from hansa.server.serve import Parts, assemble, running
+from hansa.server.settings import ServerSettings, StateFolder
+from tests.fakes.toy_federation import MODEL, open_toy_releases
+
+TIMEOUT_S = 20.0
+FINISHED = ("completed", "failed", "stopped")
+UNLIMITED = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.ssl_target_name_override", SERVER_DNS_NAME),
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+class Clock:
+    """The real time, shifted as the test says."""
+
+    def __init__(self) -> None:
+        self.shift = dt.timedelta()
+
+    def __call__(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + self.shift
+
+    @contextlib.contextmanager
+    def shifted(self, by: dt.timedelta) -> Iterator[None]:
+        self.shift = by
+        try:
+            yield
+        finally:
+            self.shift = dt.timedelta()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(what: str, ready: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
+    until = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < until, f"{what} did not happen within {timeout_s} s"
+        time.sleep(0.02)
+
+
+class Caller:
+    """The raw stubs over one connection, with whatever certificate it shows."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
+        self.enrolment = EnrolmentStub(channel)  # type: ignore[no-untyped-call]
+        self.federation = FederationStub(channel)  # type: ignore[no-untyped-call]
+        self.operator = OperatorStub(channel)  # type: ignore[no-untyped-call]
+
+
+class Server:
+    """``hansa.server.serve.running`` in a thread of its own."""
+
+    def __init__(self, state: StateFolder, clock: Clock) -> None:
+        self.parts = _with_clock(assemble(state, open_toy_releases), state, clock)
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._told = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="server")
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._ready.wait(TIMEOUT_S)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._told.set)
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        with contextlib.closing(self._loop):
+            self._loop.run_until_complete(self._serve())
+
+    async def _serve(self) -> None:
+        async with running(self.parts):
+            self._ready.set()
+            await self._told.wait()
+
+
+def _with_clock(parts: Parts, state: StateFolder, clock: Clock) -> Parts:
+    authority = Authority(state.authority, tuf_root=parts.authority.tuf_root, now=clock)
+    return replace(parts, gate=Gate(parts.members, clock), authority=authority)
+
+
+@dataclass
+class Client:
+    """A merchant's node loop in a thread of its own; the ledger's lock is held while it lives."""
+
+    site: Site
+    application: Application
+    outbox: Callable[[Path], Outbox] = Outbox
+    fault: BaseException | None = None
+    """What ended the loop, if nobody asked it to end."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=self.site.path.name)
+        self._thread.start()
+
+    def ask_to_stop(self) -> None:
+        self._stop.set()
+
+    def wait(self) -> None:
+        assert self._thread is not None
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        settings = self.site.settings()
+        contexts = BlobStore(self.site.contexts)
+        outbox = self.outbox(self.site.outbox)
+        try:
+            with LedgerStore.open(self.site.ledger) as store:
+                now = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a clock, nothing more
+                worker = Worker(settings, store, outbox, contexts, self.application, now)
+                NodeLoop(self.site, settings, worker).run(self._stop)
+        except BaseException as error:  # noqa: BLE001 - a crash of the client is what some tests want
+            self.fault = error
+
+
+class Federation:
+    """One operator's state, and the merchants' sites beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = Clock()
+        self.state = StateFolder(folder / "server")
+        self.address = f"127.0.0.1:{free_port()}"
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "config.json").write_text("{}")
+        settings = ServerSettings(
+            address=self.address, listen="127.0.0.1", base_models={MODEL: folder / "model"}
+        )
+        initialise(self.state, settings, dt.datetime.now(dt.UTC))
+
+    @contextlib.contextmanager
+    def server(self) -> Iterator[Server]:
+        """A server on this state, until the end of the block; it can be started again."""
+        server = Server(self.state, self.clock)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+    @contextlib.contextmanager
+    def operator(self) -> Iterator[OperatorClient]:
+        """The operator's own client."""
+        with connect(self.state) as client:
+            yield client
+
+    def invite(self, name: str, hours: int = 1) -> Invitation:
+        with self.operator() as client:
+            return Invitation.from_token(client.invite(name, hours).token)
+
+    def join(self, name: str, *, cap: float = 8.0) -> Site:
+        """A member's site, made by the real invitation and the real join."""
+        site = Site(self.folder / "sites" / name)
+        terms = Terms(
+            epsilon_cap=cap,
+            delta=1e-5,
+            base_models={MODEL: self.folder / "model"},
+            serving_port=0,
+            update_period_s=60.0,
+        )
+        join(site, self.invite(name), terms, dt.datetime.now(dt.UTC))
+        return site
+
+    @contextlib.contextmanager
+    def caller(self, own: Credentials | None, *, root: bytes | None = None) -> Iterator[Caller]:
+        """Raw stubs that show the given certificate, or none."""
+        root = root or (self.state.authority / "authority.pem").read_bytes()
+        pair = (None, None) if own is None else (own.key_pem, own.certificate_pem)
+        credentials = grpc.ssl_channel_credentials(root, *pair)
+        with grpc.secure_channel(self.address, credentials, options=UNLIMITED) as channel:
+            yield Caller(channel)
+
+    def operators(self) -> Credentials:
+        """The operator's certificate."""
+        return read_credentials(self.state.authority, "operator")
+
+    @contextlib.contextmanager
+    def client(
+        self, site: Site, application: Application, outbox: Callable[[Path], Outbox] = Outbox
+    ) -> Iterator[Client]:
+        """One running client."""
+        client = Client(site, application, outbox)
+        client.start()
+        try:
+            yield client
+        finally:
+            client.ask_to_stop()
+            client.wait()
+
+    @contextlib.contextmanager
+    def clients(self, applications: dict[Site, Application]) -> Iterator[dict[str, Client]]:
+        """Running clients, all online."""
+        clients = {site.path.name: Client(site, run) for site, run in applications.items()}
+        try:
+            for client in clients.values():
+                client.start()
+            self.wait_online(set(clients))
+            yield clients
+        finally:
+            for client in clients.values():
+                client.ask_to_stop()
+            for client in clients.values():
+                client.wait()
+
+    def wait_online(self, names: set[str]) -> None:
+        with self.operator() as client:
+            wait_until(
+                f"{names} online",
+                lambda: names <= {row.merchant for row in client.merchants() if row.online},
+            )
+
+    def launch(self, plan: RunPlan) -> str:
+        """Queues a run; returns its name."""
+        with self.operator() as client:
+            return str(client.start_run(plan).run_id)
+
+    def show(self, run_id: str) -> pb.RunInfo:
+        with self.operator() as client:
+            return client.run(run_id)
+
+    def wait_for(self, run_id: str, timeout_s: float = 2 * TIMEOUT_S) -> pb.RunInfo:
+        """The run once it has ended."""
+        with self.operator() as client:
+            wait_until(
+                f"the end of {run_id}", lambda: client.run(run_id).state in FINISHED, timeout_s
+            )
+            return client.run(run_id)
+
+    def wait_for_rounds(self, run_id: str, rounds: int) -> None:
+        with self.operator() as client:
+            wait_until(
+                f"round {rounds} of {run_id}", lambda: client.run(run_id).rounds_done >= rounds
+            )
+
+    def finish(self, plan: RunPlan) -> pb.RunInfo:
+        """A run from its launch to its end."""
+        return self.wait_for(self.launch(plan))
+
+    def aggregates(self, server: Server, run_id: str) -> list[Arrays]:
+        """The model after each round."""
+        return [
+            load_arrays(server.parts.blobs, record.aggregate_sha256)
+            for record in server.parts.runs.rounds(run_id)
+        ]
+
+
+def refused(round_info: Any) -> dict[str, str]:
+    """Who gave no valid update in a round, and for which reason."""
+    return {task.merchant: task.reason for task in round_info.refused}
