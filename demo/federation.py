@@ -57,13 +57,13 @@ class Federation:
     def open(self) -> None:
         """The operator makes its state and starts the server."""
         catalogue = ("--public-catalogue", str(self._public_catalogue))
-        model = ("--base-model", str(self._base_model))
+        model = ("--base-model", f"minilm={self._base_model}")
         self._processes.run(
             *self._server(
                 "init", "--address", self._address, *model, *catalogue, "--listen", "127.0.0.1"
             )
         )
-        self._processes.start("server", *self._server("start"))
+        self._processes.start("server", *self._server("start"), threads=2)
         self._processes.wait_until("the server's answer", self._answers, timeout_s=_START_S)
 
     def _answers(self) -> bool:

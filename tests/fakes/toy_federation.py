@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
 
 from hansa.core import evidence
 from hansa.core.content import Content
@@ -92,8 +94,8 @@ def open_toy_releases(
 class ToyApplication:
     """Adds a constant to every number, and remembers in which rounds it trained.
 
-    Each hook is for one kind of test: ``change`` breaks the reply, ``hold`` keeps the work waiting
-    until it is set, ``die`` ends the client as a crash would, with the ledger's entry written.
+    Each hook is for one kind of test: ``change`` breaks the reply, ``hold`` keeps the work of the
+    rounds from ``hold_from`` on waiting until it is set, ``die`` ends the client as a crash would.
     """
 
     def __init__(
@@ -102,13 +104,16 @@ class ToyApplication:
         *,
         change: Change = lambda reply: reply,
         hold: threading.Event | None = None,
+        hold_from: int = 1,
         die: bool = False,
     ) -> None:
         self.step = step
         self.rounds: list[int] = []
-        self.started = threading.Event()
+        self.held = threading.Event()
+        """Set when the work has begun to wait."""
         self._change = change
         self._hold = hold
+        self._hold_from = hold_from
         self._die = die
 
     def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
@@ -118,10 +123,10 @@ class ToyApplication:
             quality = {"recall-at-10-sum": 3.0 * self.step, "shoppers": 10.0 * self.step}
             return Content(metrics={"metrics": quality}).to_bytes()
         self.rounds.append(int(str(task.configs["config"]["server-round"])))
-        self.started.set()
         if self._die:
             raise Crash
-        if self._hold is not None:
+        if self._hold is not None and self.rounds[-1] >= self._hold_from:
+            self.held.set()
             self._hold.wait(30)
         return self._change(self._trained(task)).to_bytes()
 
@@ -140,3 +145,18 @@ class Crash(BaseException):
 def with_arrays(change: Callable[[Arrays], Arrays]) -> Change:
     """A change of the reply's arrays."""
     return lambda reply: replace(reply, arrays={"arrays": change(reply.arrays["arrays"])})
+
+
+def toy_flower_app() -> ClientApp:
+    """The toy as one of Flower's own apps: returns the arrays as they came."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, _context: Context) -> Message:
+        records = {
+            "arrays": message.content.array_records["arrays"],
+            "metrics": MetricRecord({"num-examples": 1}),
+        }
+        return Message(RecordDict(records), reply_to=message)
+
+    return app

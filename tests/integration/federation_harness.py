@@ -1,19 +1,21 @@
 """A whole federation on loopback: a real server with real certificates, real clients, toy models.
 
-federation = Federation(tmp_path)
-with federation.server():
+with Federation(tmp_path) as federation:
+    federation.start_server()
     harbour = federation.join("harbour")
-    with federation.client(harbour, ToyApplication(1.0)):
-        run = federation.finish(toy_plan(quorum=1))
+    federation.start_clients({harbour: ToyApplication(1.0)})
+    run = federation.finish(toy_plan(quorum=1))
 """
 
 import asyncio
 import contextlib
 import datetime as dt
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from hansa.client.node.outbox import Outbox
 from hansa.client.node.work import Application, Worker
 from hansa.client.site import Site
 from hansa.core.credentials import read_credentials
+from hansa.core.errors import TransportError
 from hansa.core.identity import SERVER_DNS_NAME, Credentials
 from hansa.core.invitation import Invitation
 from hansa.core.plan import RunPlan
@@ -45,32 +48,18 @@ from hansa.server.serve import Parts, assemble, running
 from hansa.server.settings import ServerSettings, StateFolder
 from tests.fakes.toy_federation import MODEL, open_toy_releases
 
+ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 20.0
 FINISHED = ("completed", "failed", "stopped")
-UNLIMITED = (
+OPTIONS = (
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
     ("grpc.ssl_target_name_override", SERVER_DNS_NAME),
     ("grpc.enable_http_proxy", 0),
 )
 
 
-class Clock:
-    """The real time, shifted as the test says."""
-
-    def __init__(self) -> None:
-        self.shift = dt.timedelta()
-
-    def __call__(self) -> dt.datetime:
-        return dt.datetime.now(dt.UTC) + self.shift
-
-    @contextlib.contextmanager
-    def shifted(self, by: dt.timedelta) -> Iterator[None]:
-        self.shift = by
-        try:
-            yield
-        finally:
-            self.shift = dt.timedelta()
+def utc_now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 def free_port() -> int:
@@ -84,6 +73,24 @@ def wait_until(what: str, ready: Callable[[], bool], timeout_s: float = TIMEOUT_
     while not ready():
         assert time.monotonic() < until, f"{what} did not happen within {timeout_s} s"
         time.sleep(0.02)
+
+
+class Clock:
+    """The real time, shifted as the test says."""
+
+    def __init__(self) -> None:
+        self._shift = dt.timedelta()
+
+    def __call__(self) -> dt.datetime:
+        return utc_now() + self._shift
+
+    @contextlib.contextmanager
+    def shifted(self, by: dt.timedelta) -> Iterator[None]:
+        self._shift = by
+        try:
+            yield
+        finally:
+            self._shift = dt.timedelta()
 
 
 class Caller:
@@ -111,8 +118,10 @@ class Server:
         assert self._ready.wait(TIMEOUT_S)
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._told.set)
-        self._thread.join(TIMEOUT_S)
+        """As SIGTERM does; stopping twice does no harm."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._told.set)
+            self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -130,6 +139,19 @@ def _with_clock(parts: Parts, state: StateFolder, clock: Clock) -> Parts:
     return replace(parts, gate=Gate(parts.members, clock), authority=authority)
 
 
+class ServerProcess:
+    """The same server as a process of its own, which can be killed."""
+
+    def __init__(self, state: StateFolder) -> None:
+        command = [sys.executable, "-m", "tests.fakes.toy_server", str(state.path)]
+        self._process = subprocess.Popen(command, cwd=ROOT)
+
+    def stop(self) -> None:
+        """As ``kill -9`` does; stopping twice does no harm."""
+        self._process.kill()
+        self._process.wait(TIMEOUT_S)
+
+
 @dataclass
 class Client:
     """A merchant's node loop in a thread of its own; the ledger's lock is held while it lives."""
@@ -138,65 +160,102 @@ class Client:
     application: Application
     outbox: Callable[[Path], Outbox] = Outbox
     fault: BaseException | None = None
-    """What ended the loop, if nobody asked it to end."""
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    """What ended the loop, if nobody told it to stop."""
+    _told: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread = field(init=False)
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name=self.site.path.name)
         self._thread.start()
 
-    def ask_to_stop(self) -> None:
-        self._stop.set()
+    def tell_to_stop(self) -> None:
+        self._told.set()
 
-    def wait(self) -> None:
-        assert self._thread is not None
+    def wait(self) -> BaseException | None:
+        """Waits for the loop's end; returns its fault."""
         self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
+        return self.fault
 
     def _run(self) -> None:
         settings = self.site.settings()
-        contexts = BlobStore(self.site.contexts)
-        outbox = self.outbox(self.site.outbox)
+        parts = (self.outbox(self.site.outbox), BlobStore(self.site.contexts), self.application)
         try:
             with LedgerStore.open(self.site.ledger) as store:
-                now = lambda: dt.datetime.now(dt.UTC)  # noqa: E731 - a clock, nothing more
-                worker = Worker(settings, store, outbox, contexts, self.application, now)
-                NodeLoop(self.site, settings, worker).run(self._stop)
-        except BaseException as error:  # noqa: BLE001 - a crash of the client is what some tests want
+                worker = Worker(settings, store, *parts, utc_now)
+                NodeLoop(self.site, settings, worker).run(self._told)
+        except BaseException as error:  # noqa: BLE001 - some tests let a client crash
             self.fault = error
 
 
 class Federation:
-    """One operator's state, and the merchants' sites beside it."""
+    """One operator's state, and the merchants' sites beside it; its end stops whatever runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.clock = Clock()
         self.state = StateFolder(folder / "server")
         self.address = f"127.0.0.1:{free_port()}"
+        self._servers: list[Server | ServerProcess] = []
+        self._clients: list[Client] = []
         (folder / "model").mkdir(parents=True)
         (folder / "model" / "config.json").write_text("{}")
         settings = ServerSettings(
             address=self.address, listen="127.0.0.1", base_models={MODEL: folder / "model"}
         )
-        initialise(self.state, settings, dt.datetime.now(dt.UTC))
+        initialise(self.state, settings, utc_now())
 
-    @contextlib.contextmanager
-    def server(self) -> Iterator[Server]:
-        """A server on this state, until the end of the block; it can be started again."""
+    def __enter__(self) -> "Federation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.tell_to_stop()
+        for client in self._clients:
+            client.wait()
+        for server in self._servers:
+            server.stop()
+
+    def start_server(self) -> Server:
+        """A server on this state; it may be stopped, and another one started."""
         server = Server(self.state, self.clock)
         server.start()
+        self._servers.append(server)
+        return server
+
+    def start_server_process(self) -> ServerProcess:
+        """The same in a process of its own, once it answers."""
+        server = ServerProcess(self.state)
+        self._servers.append(server)
+        wait_until("the server's answer", self._answers)
+        return server
+
+    def _answers(self) -> bool:
         try:
-            yield server
-        finally:
-            server.stop()
+            with self.operator() as client:
+                client.merchants()
+        except TransportError:
+            return False
+        return True
 
     @contextlib.contextmanager
     def operator(self) -> Iterator[OperatorClient]:
         """The operator's own client."""
         with connect(self.state) as client:
             yield client
+
+    def operators(self) -> Credentials:
+        """The operator's certificate."""
+        return read_credentials(self.state.authority, "operator")
+
+    @contextlib.contextmanager
+    def caller(self, own: Credentials | None, *, root: bytes | None = None) -> Iterator[Caller]:
+        """Raw stubs that show the given certificate, or none."""
+        root = root or (self.state.authority / "authority.pem").read_bytes()
+        pair = (None, None) if own is None else (own.key_pem, own.certificate_pem)
+        credentials = grpc.ssl_channel_credentials(root, *pair)
+        with grpc.secure_channel(self.address, credentials, options=OPTIONS) as channel:
+            yield Caller(channel)
 
     def invite(self, name: str, hours: int = 1) -> Invitation:
         with self.operator() as client:
@@ -212,49 +271,23 @@ class Federation:
             serving_port=0,
             update_period_s=60.0,
         )
-        join(site, self.invite(name), terms, dt.datetime.now(dt.UTC))
+        join(site, self.invite(name), terms, utc_now())
         return site
 
-    @contextlib.contextmanager
-    def caller(self, own: Credentials | None, *, root: bytes | None = None) -> Iterator[Caller]:
-        """Raw stubs that show the given certificate, or none."""
-        root = root or (self.state.authority / "authority.pem").read_bytes()
-        pair = (None, None) if own is None else (own.key_pem, own.certificate_pem)
-        credentials = grpc.ssl_channel_credentials(root, *pair)
-        with grpc.secure_channel(self.address, credentials, options=UNLIMITED) as channel:
-            yield Caller(channel)
-
-    def operators(self) -> Credentials:
-        """The operator's certificate."""
-        return read_credentials(self.state.authority, "operator")
-
-    @contextlib.contextmanager
-    def client(
+    def start_client(
         self, site: Site, application: Application, outbox: Callable[[Path], Outbox] = Outbox
-    ) -> Iterator[Client]:
-        """One running client."""
+    ) -> Client:
+        """A client that tries to connect from now on."""
         client = Client(site, application, outbox)
         client.start()
-        try:
-            yield client
-        finally:
-            client.ask_to_stop()
-            client.wait()
+        self._clients.append(client)
+        return client
 
-    @contextlib.contextmanager
-    def clients(self, applications: dict[Site, Application]) -> Iterator[dict[str, Client]]:
-        """Running clients, all online."""
-        clients = {site.path.name: Client(site, run) for site, run in applications.items()}
-        try:
-            for client in clients.values():
-                client.start()
-            self.wait_online(set(clients))
-            yield clients
-        finally:
-            for client in clients.values():
-                client.ask_to_stop()
-            for client in clients.values():
-                client.wait()
+    def start_clients(self, applications: Mapping[Site, Application]) -> None:
+        """Clients that are online when this returns."""
+        for site, application in applications.items():
+            self.start_client(site, application)
+        self.wait_online({site.path.name for site in applications})
 
     def wait_online(self, names: set[str]) -> None:
         with self.operator() as client:
@@ -268,34 +301,23 @@ class Federation:
         with self.operator() as client:
             return str(client.start_run(plan).run_id)
 
-    def show(self, run_id: str) -> pb.RunInfo:
-        with self.operator() as client:
-            return client.run(run_id)
-
-    def wait_for(self, run_id: str, timeout_s: float = 2 * TIMEOUT_S) -> pb.RunInfo:
+    def wait_for(self, run_id: str) -> pb.RunInfo:
         """The run once it has ended."""
         with self.operator() as client:
-            wait_until(
-                f"the end of {run_id}", lambda: client.run(run_id).state in FINISHED, timeout_s
-            )
+            wait_until(f"the end of {run_id}", lambda: client.run(run_id).state in FINISHED, 40.0)
             return client.run(run_id)
-
-    def wait_for_rounds(self, run_id: str, rounds: int) -> None:
-        with self.operator() as client:
-            wait_until(
-                f"round {rounds} of {run_id}", lambda: client.run(run_id).rounds_done >= rounds
-            )
 
     def finish(self, plan: RunPlan) -> pb.RunInfo:
         """A run from its launch to its end."""
         return self.wait_for(self.launch(plan))
 
-    def aggregates(self, server: Server, run_id: str) -> list[Arrays]:
-        """The model after each round."""
-        return [
-            load_arrays(server.parts.blobs, record.aggregate_sha256)
-            for record in server.parts.runs.rounds(run_id)
-        ]
+
+def aggregates(server: Server, run_id: str) -> list[Arrays]:
+    """The model after each round."""
+    return [
+        load_arrays(server.parts.blobs, record.aggregate_sha256)
+        for record in server.parts.runs.rounds(run_id)
+    ]
 
 
 def refused(round_info: Any) -> dict[str, str]:

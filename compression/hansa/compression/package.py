@@ -163,7 +163,13 @@ def _fidelity(teacher: Path, staged: Artifact, texts: Sequence[str]) -> Fidelity
         OnnxEncoder(model, tokenizer, max_tokens=max_tokens, threads=1)
         for model in (teacher.read_bytes(), staged.read(ENCODER))
     ]
-    return measure(models[0], models[1], texts, staged.size_bytes)
+    return measure(
+        models[0],
+        models[1],
+        texts,
+        size_bytes=staged.size_bytes,
+        teacher_size_bytes=teacher.stat().st_size,
+    )
 
 
 def _publish(work: Path, out: Path) -> Artifact:

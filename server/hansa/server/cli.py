@@ -6,7 +6,7 @@ What only one command needs is imported in it: most commands need no torch and a
 import asyncio
 import datetime as dt
 import json
-import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -18,8 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hansa.core.errors import HansaError, InvalidInputError
+from hansa.core.base_models import parse_base_models
+from hansa.core.errors import HansaError
 from hansa.core.plan import read_plan
+from hansa.core.quiet import configure_logging, stay_offline
 from hansa.core.storage import write_atomically
 from hansa.protos.v1 import operator_pb2 as pb
 from hansa.server.operator_client import OperatorClient, connect
@@ -30,6 +32,7 @@ app = typer.Typer(
     help="Run a federation: invite merchants, launch rounds, publish signed releases.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 run_app = typer.Typer(help="Start, watch and stop runs.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
@@ -52,9 +55,12 @@ _console = Console()
 def init(
     address: Annotated[str, typer.Option(help="HOST:PORT at which merchants reach this server.")],
     base_model: Annotated[
-        Path, typer.Option(help="Local Hugging Face folder of the pre-trained encoder.")
-    ],
-    model_name: Annotated[str, typer.Option(help="Its name in plans.")] = "minilm",
+        list[str] | None,
+        typer.Option(
+            envvar="HANSA_BASE_MODEL",
+            help="NAME=FOLDER of a local Hugging Face encoder; default: the installed MiniLM.",
+        ),
+    ] = None,
     public_catalogue: Annotated[
         Path | None, typer.Option(help="CSV with a 'title' column of public item texts.")
     ] = None,
@@ -65,11 +71,11 @@ def init(
     """Make the operator's state: certificate authority, release keys, database."""
     from hansa.server.initialise import initialise
 
-    settings = ServerSettings(
+    settings = ServerSettings.checked(
         federation=federation,
         address=address,
         listen=listen,
-        base_models={model_name: base_model.resolve()},
+        base_models=parse_base_models(base_model or []),
         public_catalogue=None if public_catalogue is None else public_catalogue.resolve(),
     )
     initialise(StateFolder(state), settings, dt.datetime.now(dt.UTC))
@@ -86,11 +92,10 @@ def start(
     state: State = _STATE, verbose: Annotated[bool, typer.Option("--verbose")] = False
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM; unfinished runs go on."""
+    stay_offline(os.environ)
     from hansa.server.serve import serve
 
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    configure_logging(verbose=verbose)
     asyncio.run(serve(StateFolder(state)))
 
 
@@ -294,6 +299,3 @@ def main() -> None:
     except HansaError as error:
         typer.echo(f"hansa-server: {error}", err=True)
         sys.exit(error.exit_code)
-    except ValueError as error:
-        typer.echo(f"hansa-server: {error}", err=True)
-        sys.exit(InvalidInputError.exit_code)

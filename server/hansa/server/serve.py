@@ -159,6 +159,7 @@ def _services(server: grpc.aio.Server, parts: Parts) -> None:
         authority=parts.authority,
         members=parts.members,
         runs=parts.runs,
+        tasks=parts.tasks,
         journal=parts.journal,
         evidence=parts.evidence,
         switchboard=parts.switchboard,

@@ -29,6 +29,20 @@ class ServerSettings(BaseModel):
     reflection: bool = False
     """Whether gRPC reflection is offered."""
 
+    @staticmethod
+    def checked(**fields: object) -> "ServerSettings":
+        """The settings of these values.
+
+        Raises:
+            InvalidInputError: one is out of bounds; the sentence names it.
+        """
+        try:
+            return ServerSettings.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InvalidInputError(f"{where}: {first['msg']}; mend this value") from error
+
     @property
     def port(self) -> int:
         """The port to listen on."""

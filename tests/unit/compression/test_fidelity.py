@@ -56,7 +56,7 @@ def test_cosines_are_of_the_same_texts_and_repeats_count_once() -> None:
     candidate = teacher.copy()
     candidate[0] = (teacher[0] + teacher[1]) / np.sqrt(2)  # cosine 0.7071 on one of 12
     texts = [str(i) for i in range(12)] + ["0", "0"]
-    figures = measure(Table(teacher), Table(candidate), texts, 77)
+    figures = measure(Table(teacher), Table(candidate), texts, size_bytes=77, teacher_size_bytes=99)
     assert figures.texts == 12
     assert figures.size_bytes == 77
     assert figures.mean_cosine == pytest.approx((11 + 2**-0.5) / 12, abs=1e-6)
@@ -66,7 +66,7 @@ def test_cosines_are_of_the_same_texts_and_repeats_count_once() -> None:
 def test_ten_texts_are_too_few() -> None:
     table = Table(np.eye(10, dtype=np.float32))
     with pytest.raises(InvalidInputError, match="11 distinct texts"):
-        measure(table, table, [str(i) for i in range(10)], 1)
+        measure(table, table, [str(i) for i in range(10)], size_bytes=1, teacher_size_bytes=1)
 
 
 def test_nan_embeddings_are_refused() -> None:
@@ -74,7 +74,7 @@ def test_nan_embeddings_are_refused() -> None:
     bad = good.copy()
     bad[3, 3] = np.nan
     with pytest.raises(InvalidInputError, match="finite"):
-        measure(Table(good), Table(bad), [str(i) for i in range(12)], 1)
+        measure(Table(good), Table(bad), [str(i) for i in range(12)], size_bytes=1, teacher_size_bytes=1)
 
 
 def test_embeddings_of_another_width_are_refused() -> None:
@@ -83,5 +83,6 @@ def test_embeddings_of_another_width_are_refused() -> None:
             Table(np.ones((12, 4), np.float32)),
             Table(np.ones((12, 5), np.float32)),
             [str(i) for i in range(12)],
-            1,
+            size_bytes=1,
+            teacher_size_bytes=1,
         )

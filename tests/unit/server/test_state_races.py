@@ -14,7 +14,7 @@ from hansa.server.state.runs import Runs
 from hansa.server.state.tasks import NewTask, Outcome, Result, Tasks
 
 CALLERS = 6
-ATTEMPTS = 8
+ATTEMPTS = 4
 HARBOUR, RUN = MerchantId("harbour"), RunId("run")
 PLAN = parse_plan(
     {

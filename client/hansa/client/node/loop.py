@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
-_LOOK_S = 0.5
+_LOOK_S = 0.1
 
 
 class NodeLoop:

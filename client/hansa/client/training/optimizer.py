@@ -9,6 +9,7 @@ References:
     McMahan et al., "Learning differentially private recurrent language models", arXiv:1710.06963.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -127,7 +128,10 @@ def per_record_gradients(module: nn.Module) -> Iterator[None]:
     hooks = prepare_module(module, grad_sample_mode="hooks", wrap_model=False, loss_reduction="sum")
     hooks.forbid_grad_accumulation()
     try:
-        yield
+        with warnings.catch_warnings():
+            # Opacus hooks the first layer too, whose inputs are data and need no gradient.
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            yield
     finally:
         hooks.cleanup()
         module.train(was_training)

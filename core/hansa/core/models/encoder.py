@@ -61,6 +61,12 @@ class LoraLinear(nn.Module):
         return self.base
 
 
+class _PlainBert(BertModel):
+    """A BERT without a pooler: that a checkpoint brings one is nothing to report."""
+
+    _keys_to_ignore_on_load_unexpected = (r"pooler\.",)
+
+
 class Encoder:
     """Texts to unit vectors; dropout is off, also while adapters are trained."""
 
@@ -86,7 +92,7 @@ class Encoder:
             if not (folder / name).is_file():
                 raise InvalidInputError(f"{folder} lacks {name}; give a whole local model folder")
         try:
-            model = BertModel.from_pretrained(
+            model = _PlainBert.from_pretrained(
                 str(folder), local_files_only=True, add_pooling_layer=False
             )
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

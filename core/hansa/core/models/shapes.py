@@ -1,4 +1,4 @@
-"""What is trained, by name and shape: known without torch, so that anybody may look before joining."""
+"""What is trained, by name and shape: known without torch, so that all may look before joining."""
 
 from typing import Final
 

@@ -27,6 +27,7 @@ from hansa.server.state.journal import Journal
 from hansa.server.state.members import Members
 from hansa.server.state.runs import RoundRecord, Runs
 from hansa.server.state.tables import MerchantRow, RunRow
+from hansa.server.state.tasks import Tasks
 from hansa.server.switchboard import Switchboard
 
 _MAX_INVITATION_HOURS = 720
@@ -41,6 +42,7 @@ class Office:
     authority: Authority
     members: Members
     runs: Runs
+    tasks: Tasks
     journal: Journal
     evidence: EvidenceDesk
     switchboard: Switchboard
@@ -91,10 +93,16 @@ class OperatorService(rpc.OperatorServicer):
     ) -> pb.MerchantInfo:
         """See operator.proto."""
         self._check(context)
-        await asyncio.to_thread(self._office.members.revoke, request.merchant)
-        await asyncio.to_thread(self._office.journal.note, "revoked", merchant=request.merchant)
-        self._office.switchboard.wake(request.merchant)
-        return pb.MerchantInfo(merchant=request.merchant, state="revoked")
+        return await asyncio.to_thread(self._revoke, request.merchant)
+
+    def _revoke(self, merchant: str) -> pb.MerchantInfo:
+        office = self._office
+        office.members.revoke(merchant)
+        office.tasks.expire_merchant(merchant)
+        office.journal.note("revoked", merchant=merchant)
+        office.switchboard.wake(merchant)
+        office.switchboard.announce()
+        return pb.MerchantInfo(merchant=merchant, state="revoked")
 
     def _merchant(self, row: MerchantRow) -> pb.MerchantInfo:
         return pb.MerchantInfo(

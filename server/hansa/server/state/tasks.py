@@ -127,15 +127,19 @@ class Tasks:
 
     def expire(self, task_ids: Sequence[TaskId]) -> None:
         """Closes the named tasks that are still open: their results will come too late."""
-        self._expire(TaskRow.task_id.in_(task_ids), "no answer before the deadline")
+        self._expire(TaskRow.task_id.in_(task_ids), "deadline", "no answer before the deadline")
 
     def expire_run(self, run_id: str) -> set[str]:
         """Closes what is still open of a run that has ended; returns whose work it was."""
-        return self._expire(TaskRow.run_id == run_id, "the run has ended")
+        return self._expire(TaskRow.run_id == run_id, "stopped", "the run has ended")
 
-    def _expire(self, which: ColumnElement[bool], sentence: str) -> set[str]:
+    def expire_merchant(self, merchant: str) -> None:
+        """Closes the open work of a merchant that has left: no round waits for it."""
+        self._expire(TaskRow.merchant == merchant, "revoked", "the membership was ended")
+
+    def _expire(self, which: ColumnElement[bool], reason: str, sentence: str) -> set[str]:
         statement = update(TaskRow).where(which, TaskRow.state == "open")
-        closed = statement.values(state="expired", reason="deadline", sentence=sentence)
+        closed = statement.values(state="expired", reason=reason, sentence=sentence)
         with Session(self._engine) as session, session.begin():
             return set(session.scalars(closed.returning(TaskRow.merchant)))
 

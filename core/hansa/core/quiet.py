@@ -1,0 +1,34 @@
+"""Keeps libraries from looking for the network and from talking over the commands' own words.
+
+Used by every command that loads models. Hugging Face would ask a hub, Flower would send
+telemetry and ask for updates, unless told otherwise before they are imported.
+"""
+
+import logging
+from collections.abc import MutableMapping
+
+_SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}
+_TALKATIVE = ("flwr", "bm25s", "alembic", "torch.onnx", "httpx")
+
+
+def stay_offline(environment: MutableMapping[str, str]) -> None:
+    """Forbids every look-up; ``environment`` is the process's own, before anything is imported."""
+    environment.update(_SETTINGS)
+
+
+def configure_logging(*, verbose: bool) -> None:
+    """Hansa's own log at INFO, or DEBUG; of others' only warnings. Call it after the imports."""
+    layout = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.WARNING, format=layout)
+    logging.getLogger("hansa").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,134 @@
+"""The demo from its first step to its last, with its real processes, on tiny data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.tiny_world import PLAN, SHOPPERS, write_world
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder)
+    return folder
+
+
+def _command(world: Path, out: Path) -> list[str]:
+    options = ["--out", out, "--exports", world / "exports", "--base-model", world / "model"]
+    plans = ["--plan", world / "plan.yaml", "--lora-plan", world / "lora.yaml"]
+    return [sys.executable, str(ROOT / "demo/run.py"), *map(str, options), *map(str, plans)]
+
+
+@pytest.fixture(scope="module")
+def demo(world, tmp_path_factory) -> tuple[dict, str, Path]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    done = subprocess.run(_command(world, out), capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((out / "summary.json").read_text()), done.stdout, out
+
+
+def _processes_that_name(text: str) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if text in words and path.parent.name != str(os.getpid()):
+            found.append(words)
+    return found
+
+
+def test_every_round_is_completed_and_one_table_for_each_role_is_shown(demo) -> None:
+    summary, shown, _ = demo
+    assert summary["rounds_completed"] == PLAN["federation"]["rounds"]
+    for title in ("For the merchants", "For the operator", "For the auditor"):
+        assert title in shown
+
+
+def test_the_merchant_with_the_small_cap_refuses_and_the_others_go_on(demo) -> None:
+    merchants = {one["name"]: one for one in demo[0]["merchants"]}
+    assert merchants.keys() == SHOPPERS.keys()
+    village = merchants.pop("village")
+    assert 0 < village["rounds_joined"] < PLAN["federation"]["rounds"]
+    assert "above the cap" in village["refused_reason"]
+    for one in merchants.values():
+        assert one["rounds_joined"] == PLAN["federation"]["rounds"]
+        assert one["refused_reason"] is None
+        assert 0 < one["epsilon_spent"] <= one["epsilon_cap"]
+
+
+def test_every_site_verified_and_serves_the_release(demo) -> None:
+    summary, _, out = demo
+    assert sorted(summary["release"]["verified_by"]) == sorted(SHOPPERS)
+    assert summary["release"]["version"] == 1
+    assert len(summary["serving"]["answers"]) == 2 * len(SHOPPERS)
+    assert all(one["items"] and one["release_version"] == 1 for one in summary["serving"]["answers"])
+    assert all(item["title"] and item["price"] > 0 for one in summary["serving"]["answers"] for item in one["items"])
+    for name in SHOPPERS:
+        manifest = json.loads((out / "sites" / name / "releases/releases/stable/1/manifest.json").read_text())
+        assert manifest["rounds"] == [1, 2, 3]
+        assert manifest["run"] == "tiny-0001"
+
+
+def test_the_audit_passes_and_one_flipped_byte_is_noticed_and_located(demo) -> None:
+    audit = demo[0]["audit"]
+    assert audit["verified"]
+    assert abs(audit["epsilon_pld"] - audit["epsilon_prv"]) <= 0.015
+    assert audit["tamper_detected"]
+    assert "ledgers/harbour.jsonl" in audit["tamper_finding"]
+
+
+def test_every_figure_of_the_summary_is_there(demo) -> None:
+    summary = demo[0]
+    names = ("popularity", "zero_shot", "nearest_history", "local_dp", "federated", "federated_dp")
+    assert all(0.0 <= summary["quality"][name] <= 1.0 for name in names)
+    assert summary["model"]["released_mb"] > 0
+    assert summary["bytes_per_round_per_client"] > 0
+    assert all(summary["serving"][f"{call}_p{part}_ms"] > 0 for call in ("search", "recommend") for part in (50, 99))
+    assert summary["lora"]["rounds_completed"] == 1
+
+
+def test_no_process_outlives_the_demo(demo) -> None:
+    assert _processes_that_name(str(demo[2])) == []
+
+
+def test_no_log_holds_a_shopper_id_or_a_query(demo) -> None:
+    _, _, out = demo
+    logs = "".join(path.read_text(errors="replace") for path in (out / "logs").glob("*.log"))
+    assert "connected to" in logs
+    for shopper in ("harbour-0", "market-3", "station-7", "village-11"):
+        assert f" {shopper} " not in logs
+        assert f"'{shopper}'" not in logs
+
+
+def test_ctrl_c_ends_every_process_at_once(world, tmp_path) -> None:
+    out = tmp_path / "out"
+    demo = subprocess.Popen(_command(world, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not _processes_that_name(f"start --state {out}"):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(timeout=30) == 130
+    assert _processes_that_name(str(out)) == []
+
+
+def test_a_failing_step_names_itself_and_leaves_nothing_behind(world, tmp_path) -> None:
+    out = tmp_path / "out"
+    command = [*_command(world, out), "--base-model", str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "must be NAME=FOLDER of an existing folder" in done.stdout
+    assert _processes_that_name(str(out)) == []

@@ -1,0 +1,18 @@
+"""A server with toy models as a process of its own, to be killed: ``python toy_server.py STATE``."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from hansa.server.serve import assemble, running
+from hansa.server.settings import StateFolder
+from tests.fakes.toy_federation import open_toy_releases
+
+
+async def main(state: StateFolder) -> None:
+    async with running(assemble(state, open_toy_releases)):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(StateFolder(Path(sys.argv[1]))))
