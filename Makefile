@@ -5,6 +5,7 @@ STAMP := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export HF_HUB_OFFLINE = 1
 export FLWR_TELEMETRY_ENABLED = 0
+export ORT_DISABLE_TELEMETRY = 1
 
 .PHONY: setup demo test lint type imports proto requirements bench clean
 

@@ -39,8 +39,10 @@ def tampered_copy(pack: Path) -> Path:
 
 
 def _data_offset(pack: Path, member: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: after its local header of 30 bytes, its name and its extra field."""
+    """Where a stored member's bytes begin: after its header (30 bytes), name and extra field."""
     with pack.open("rb") as file:
         file.seek(member.header_offset + 26)
         name, extra = file.read(2), file.read(2)
-    return member.header_offset + 30 + int.from_bytes(name, "little") + int.from_bytes(extra, "little")
+    return (
+        member.header_offset + 30 + int.from_bytes(name, "little") + int.from_bytes(extra, "little")
+    )

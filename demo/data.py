@@ -7,8 +7,9 @@ their baskets there are kept: every household is at exactly one merchant.
 * Stores are ranked by their number of home households (tie: the smaller store id).
 * A merchant's catalogue is all that its store sold that year, to whomever, so that it does not
   depend on one home household's being in the data.
-* The column ``brand_kind`` (National, Private) is left unused: it names no brand, and in the embedded
-  text it lowered zero-shot nDCG@10 from .195 to .184 (12 other stores, ranks 3 to 16, one cold fold).
+* The column ``brand_kind`` (National, Private) is left unused: it names no brand, and in the
+  embedded text it lowered zero-shot nDCG@10 from .195 to .184 (12 other stores, ranks 3 to 16, one
+  cold fold).
 
 The exports keep what the real data has wrong (quantity 0, sales value 0, lines that repeat,
 products without a type) and carry a few rows that are wrong on purpose, listed in the README.txt

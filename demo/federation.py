@@ -70,7 +70,7 @@ class Federation:
         return self._processes.run(*self._server("merchants"), check=False).returncode == 0
 
     def enrol(self, plan: Path) -> dict[str, Any]:
-        """Each merchant is invited, looks, joins, ingests and starts; returns the ingest reports."""
+        """Every merchant is invited, looks, joins, ingests, starts; returns the ingest reports."""
         with show.step(
             "merchants: invite, preview, join, ingest, start", len(self.merchants)
         ) as bar:
@@ -130,7 +130,8 @@ class Federation:
                 bar.set(run["rounds_done"], run["rounds_planned"])
                 if time.monotonic() > until:
                     raise StepError(
-                        f"the run did not end within {_RUN_S:.0f} s: {run['state']} {run['sentence']}"
+                        f"the run did not end within {_RUN_S:.0f} s: "
+                        f"{run['state']} {run['sentence']}"
                     )
                 time.sleep(0.5)
         if run["state"] != "completed":

@@ -46,7 +46,8 @@ class Processes:
         )
         if check and done.returncode != 0:
             raise StepError(
-                f"'{' '.join(words)}' failed with exit code {done.returncode}: {done.stderr.strip()}"
+                f"'{' '.join(words)}' failed with exit code {done.returncode}: "
+                f"{done.stderr.strip()}"
             )
         return done
 
@@ -118,7 +119,7 @@ class Processes:
 
 
 def _environment() -> dict[str, str]:
-    """One thread each: five processes share the cores. Nothing may look for a hub or send telemetry."""
+    """One thread each, as five processes share the cores; nothing may call a hub or telemetry."""
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FLWR_TELEMETRY_ENABLED": "0"}
     return {**os.environ, **quiet, "TOKENIZERS_PARALLELISM": "false"}
 

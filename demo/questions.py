@@ -27,12 +27,15 @@ def ask_shops(federation: Federation, task: TaskSpec) -> list[dict[str, Any]]:
         recommended = federation.ask(merchant, "recommend", *history, "--limit", "3", "--only-new")
         show.answers(f"{merchant.name}: search {query!r}", found)
         show.answers(f"{merchant.name}: newly listed items for a held-out shopper", recommended)
-        asked += [{"merchant": merchant.name, "query": query, **found}, {"merchant": merchant.name, **recommended}]
+        asked += [
+            {"merchant": merchant.name, "query": query, **found},
+            {"merchant": merchant.name, **recommended},
+        ]
     return asked
 
 
 def queries(merchant: Merchant) -> list[str]:
-    """The catalogue's category names: the data hold no log of queries, and these are words shoppers use."""
+    """The catalogue's category names, words that shoppers use; the data hold no log of queries."""
     items = Dataset.load(Site(merchant.site).dataset).items
     return sorted({item.category_path[-1].lower() for item in items if item.category_path})
 
@@ -46,16 +49,24 @@ def histories(merchant: Merchant, task: TaskSpec) -> list[list[str]]:
 
 
 def measure_latency(federation: Federation, task: TaskSpec) -> dict[str, float]:
-    """Median and 99th percentile of both calls over all shops, one call at a time, in milliseconds."""
+    """Median and 99th percentile of both calls over all shops, one at a time, in milliseconds."""
     search, recommend = [], []
     with show.step("shops: answer real queries and histories", len(federation.merchants)) as bar:
         for merchant in federation.merchants:
-            words, baskets = queries(merchant), histories(merchant, task)
-            with connect(Site(merchant.site)) as shop:
-                search += _timed(lambda number: shop.search(words[number % len(words)], 10))
-                recommend += _timed(lambda number: shop.recommend(baskets[number % len(baskets)][-50:], 10))
+            searches, recommendations = _time_shop(merchant, task)
+            search += searches
+            recommend += recommendations
             bar.advance()
     return {**_percentiles("search", search), **_percentiles("recommend", recommend)}
+
+
+def _time_shop(merchant: Merchant, task: TaskSpec) -> tuple[list[float], list[float]]:
+    words, baskets = queries(merchant), histories(merchant, task)
+    with connect(Site(merchant.site)) as shop:
+        return (
+            _timed(lambda number: shop.search(words[number % len(words)], 10)),
+            _timed(lambda number: shop.recommend(baskets[number % len(baskets)][-50:], 10)),
+        )
 
 
 def _timed(call: Callable[[int], Any]) -> list[float]:

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A whole federation of four real shops on this machine: one command, three roles, real processes.
 
-Each step is the command that a person in that role would type. Figures go to ``summary.json`` as they are.
+Each step is the command that a person in that role would type. Figures go to ``summary.json`` as
+they are.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from hansa.core.plan import read_plan
 
 HERE = Path(__file__).parent
 CAPS = {"harbour": 9.0, "market": 9.0, "station": 9.0, "village": 4.0}
-"""The village allows too little for all rounds: its own ledger will refuse, and the others go on."""
+"""The village allows too little for all rounds: its ledger will refuse, and the others go on."""
 
 
 def main() -> None:
@@ -43,10 +44,18 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder of all that is made")
-    parser.add_argument("--exports", type=Path, help="folder with merchants.json; default: made from real receipts")
-    parser.add_argument("--base-model", type=Path, help="Hugging Face folder; default: the installed MiniLM")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/demo"), help="folder of all that is made"
+    )
+    parser.add_argument(
+        "--exports", type=Path, help="folder with merchants.json; default: made from real receipts"
+    )
+    parser.add_argument(
+        "--base-model", type=Path, help="Hugging Face folder; default: the installed MiniLM"
+    )
     parser.add_argument("--plan", type=Path, default=HERE / "plans" / "cold-items.yaml")
     parser.add_argument("--lora-plan", type=Path, default=HERE / "plans" / "lora-taste.yaml")
     return parser.parse_args()
@@ -62,7 +71,9 @@ def _demo(options: argparse.Namespace) -> None:
     out = fresh_folder(options.out.resolve())
     with Processes(out / "logs") as processes:
         exports = _exports(processes, options.exports, out)
-        federation = _federation(processes, exports, out, options.base_model or parse_base_models([])["minilm"])
+        federation = _federation(
+            processes, exports, out, options.base_model or parse_base_models([])["minilm"]
+        )
         with show.step("operator: make the state, start the server"):
             federation.open()
         ingests = federation.enrol(options.plan)
@@ -131,16 +142,31 @@ def _show_ingests(reports: dict[str, dict[str, dict[str, int]]]) -> None:
     for name, report in reports.items():
         events, items = report["events"], report["catalogue"]
         why = ", ".join(f"{one['reason']} {one['rows']}" for one in events["dropped"])  # type: ignore[attr-defined]
-        rows.append((name, f"{items['rows_kept']}/{items['rows_read']}", f"{events['rows_kept']}/{events['rows_read']}", why))
-    show.table("Ingest: rows kept of rows read", ("merchant", "items", "events", "events dropped"), rows)
+        rows.append(
+            (
+                name,
+                f"{items['rows_kept']}/{items['rows_read']}",
+                f"{events['rows_kept']}/{events['rows_read']}",
+                why,
+            )
+        )
+    show.table(
+        "Ingest: rows kept of rows read", ("merchant", "items", "events", "events dropped"), rows
+    )
 
 
-def _quality(processes: Processes, federation: Federation, plan: Path, out: Path) -> dict[str, object]:
+def _quality(
+    processes: Processes, federation: Federation, plan: Path, out: Path
+) -> dict[str, object]:
     """After the servers are busy no more: every method on the same held-out shoppers."""
     path = out / "quality.json"
     sites = [str(merchant.site) for merchant in federation.merchants]
-    with show.step("merchants: compare with popularity, zero-shot, nearest history and local training"):
-        python_script(processes, HERE / "compare.py", "--plan", str(plan), "--out", str(path), *sites)
+    with show.step(
+        "merchants: compare with popularity, zero-shot, nearest history and local training"
+    ):
+        python_script(
+            processes, HERE / "compare.py", "--plan", str(plan), "--out", str(path), *sites
+        )
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from federation import Merchant
 
+
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """Everything that the demo saw."""
@@ -25,14 +26,16 @@ class Observed:
 
 
 def summarise(seen: Observed) -> dict[str, Any]:
-    """The summary: figures as they were observed, rounded for reading, none left out because it disappoints."""
+    """The figures as observed, rounded for reading, none left out because it disappoints."""
     run, release = seen.run, seen.run["evaluation"]["release"]
     return {
         "wall_s": round(seen.wall_s, 1),
         "rounds_completed": run["rounds_done"],
         "merchants": [_merchant(merchant, seen) for merchant in seen.merchants],
         "quality": dict(seen.quality),
-        "noised_evaluation": {name: value for name, value in run["evaluation"].items() if name != "release"},
+        "noised_evaluation": {
+            name: value for name, value in run["evaluation"].items() if name != "release"
+        },
         "model": {
             "fp32_mb": release["teacher_size_bytes"] / 1e6,
             "released_mb": release["size_bytes"] / 1e6,

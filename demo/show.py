@@ -91,14 +91,21 @@ def _merchant_table(summary: Mapping[str, Any]) -> None:
     quality = summary["quality"]
     names = ("popularity", "zero_shot", "nearest_history", "local_dp", "federated", "federated_dp")
     table(
-        f"{quality['task']}: {quality['metric']} on held-out shoppers, epsilon {quality['epsilon']}",
+        f"{quality['task']}: {quality['metric']} on held-out shoppers, "
+        f"epsilon {quality['epsilon']}",
         names,
         [[f"{quality[name]:.4f}" for name in names]],
     )
+    _beside_tables(quality)
+
+
+def _beside_tables(quality: Mapping[str, Any]) -> None:
+    for name, figures in quality["beside"].items():
+        table(f"Beside it, {name.replace('_', ' ')}", list(figures), [[f"{value:.4f}" for value in figures.values()]])
 
 
 def _operator_table(summary: Mapping[str, Any]) -> None:
-    model, serving = summary["model"], summary["serving"]
+    model, serving, release = summary["model"], summary["serving"], summary["release"]
     rows = [
         ("rounds completed", summary["rounds_completed"]),
         ("bytes per round per client", f"{summary['bytes_per_round_per_client']:,}"),
@@ -106,7 +113,7 @@ def _operator_table(summary: Mapping[str, Any]) -> None:
         ("cosine to fp32, nDCG lost", f"{model['cosine_vs_fp32']:.4f}, {model['ndcg_loss']:.4f}"),
         (
             "release",
-            f"version {summary['release']['version']}, verified by {len(summary['release']['verified_by'])} sites",
+            f"version {release['version']}, verified by {len(release['verified_by'])} sites",
         ),
         ("search p50 / p99", f"{serving['search_p50_ms']:.1f} / {serving['search_p99_ms']:.1f} ms"),
         (

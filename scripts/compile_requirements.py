@@ -1,4 +1,4 @@
-"""Compiles requirements/*.txt from pyproject.toml: the auditor's few packages, and everything for developers."""
+"""Compiles requirements/*.txt from pyproject.toml: the auditor's few packages, a developer's all."""
 
 import subprocess
 import sys
@@ -37,9 +37,9 @@ def main() -> None:
 
 
 def _make_portable(file: Path) -> None:
-    """Drops this checkout, which extras of extras bring in, and the build of PyTorch that is at hand here.
+    """Drops this checkout, which extras of extras bring in, and the local label of PyTorch's build.
 
-    Without its local version label, pip takes the CPU build where one is at hand and the default elsewhere.
+    Without that label, pip takes the CPU build where one is at hand and the default elsewhere.
     """
     lines = file.read_text().splitlines(keepends=True)
     kept = (line.replace("+cpu", "") for line in lines if not line.startswith(("hansa @", "#")))

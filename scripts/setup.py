@@ -32,7 +32,10 @@ def main() -> None:
     _step("install hansa", [*pip, "--no-deps", "--no-build-isolation", "-e", "."], _DAMAGED)
 
 
-_NETWORK = "check the network and the package index in pip's settings (pip config list), then run make again"
+_NETWORK = (
+    "check the network and the package index in pip's settings (pip config list), "
+    "then run make again"
+)
 _DAMAGED = "remove .venv and run make again"
 
 
@@ -40,7 +43,8 @@ def _check_python() -> None:
     if sys.version_info < (3, 11):
         found = ".".join(map(str, sys.version_info[:3]))
         sys.exit(
-            f"setup: Python 3.11 or newer is needed, this is {found}; run 'make PYTHON=python3.11 setup'"
+            f"setup: Python 3.11 or newer is needed, this is {found}; "
+            "run 'make PYTHON=python3.11 setup'"
         )
 
 
@@ -52,7 +56,8 @@ def _make(folder: Path) -> None:
         venv.create(folder, with_pip=True)
     except subprocess.CalledProcessError:
         sys.exit(
-            "setup: Python cannot make virtual environments here; run 'apt-get install python3-venv'"
+            "setup: Python cannot make virtual environments here; "
+            "run 'apt-get install python3-venv'"
         )
 
 

@@ -33,7 +33,9 @@ def _command(world: Path, out: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def demo(world, tmp_path_factory) -> tuple[dict, str, Path]:
     out = tmp_path_factory.mktemp("demo") / "out"
-    done = subprocess.run(_command(world, out), capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        _command(world, out), capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((out / "summary.json").read_text()), done.stdout, out
 
@@ -74,10 +76,18 @@ def test_every_site_verified_and_serves_the_release(demo) -> None:
     assert sorted(summary["release"]["verified_by"]) == sorted(SHOPPERS)
     assert summary["release"]["version"] == 1
     assert len(summary["serving"]["answers"]) == 2 * len(SHOPPERS)
-    assert all(one["items"] and one["release_version"] == 1 for one in summary["serving"]["answers"])
-    assert all(item["title"] and item["price"] > 0 for one in summary["serving"]["answers"] for item in one["items"])
+    assert all(
+        one["items"] and one["release_version"] == 1 for one in summary["serving"]["answers"]
+    )
+    assert all(
+        item["title"] and item["price"] > 0
+        for one in summary["serving"]["answers"]
+        for item in one["items"]
+    )
     for name in SHOPPERS:
-        manifest = json.loads((out / "sites" / name / "releases/releases/stable/1/manifest.json").read_text())
+        manifest = json.loads(
+            (out / "sites" / name / "releases/releases/stable/1/manifest.json").read_text()
+        )
         assert manifest["rounds"] == [1, 2, 3]
         assert manifest["run"] == "tiny-0001"
 
@@ -96,7 +106,11 @@ def test_every_figure_of_the_summary_is_there(demo) -> None:
     assert all(0.0 <= summary["quality"][name] <= 1.0 for name in names)
     assert summary["model"]["released_mb"] > 0
     assert summary["bytes_per_round_per_client"] > 0
-    assert all(summary["serving"][f"{call}_p{part}_ms"] > 0 for call in ("search", "recommend") for part in (50, 99))
+    assert all(
+        summary["serving"][f"{call}_p{part}_ms"] > 0
+        for call in ("search", "recommend")
+        for part in (50, 99)
+    )
     assert summary["lora"]["rounds_completed"] == 1
 
 
@@ -115,7 +129,9 @@ def test_no_log_holds_a_shopper_id_or_a_query(demo) -> None:
 
 def test_ctrl_c_ends_every_process_at_once(world, tmp_path) -> None:
     out = tmp_path / "out"
-    demo = subprocess.Popen(_command(world, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    demo = subprocess.Popen(
+        _command(world, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 120
     while not _processes_that_name(f"start --state {out}"):
         assert time.monotonic() < until

@@ -38,11 +38,17 @@ def tour(tmp_path) -> Path:
 
 
 def _run(command: str, environment: dict[str, str], folder: Path) -> str:
-    """Runs a command; one that waits for others (exit code 12: not reachable yet) is tried again."""
+    """Runs a command; one that waits for others (exit code 12: not reachable yet) is repeated."""
     until = time.monotonic() + 60
     while True:
         done = subprocess.run(
-            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+            command,
+            shell=True,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 12 or time.monotonic() > until:
             break
@@ -60,7 +66,9 @@ def test_every_command_of_the_tour_works_in_its_order(tour) -> None:
             if command.split()[1] == "start":
                 words = command.split()
                 log = (tour / f"{words[0]}.log").open("wb")
-                running.append(subprocess.Popen(words, cwd=tour, env=environment, stdout=log, stderr=log))
+                running.append(
+                    subprocess.Popen(words, cwd=tour, env=environment, stdout=log, stderr=log)
+                )
                 log.close()
             else:
                 shown[command] = _run(command, environment, tour)
@@ -76,6 +84,10 @@ def test_every_command_of_the_tour_works_in_its_order(tour) -> None:
 
 def test_the_tour_names_every_role_and_the_two_first_commands() -> None:
     text = (ROOT / "README.md").read_text()
-    assert {command.split()[0] for command in commands()} == {"hansa-server", "hansa-client", "hansa-audit"}
+    assert {command.split()[0] for command in commands()} == {
+        "hansa-server",
+        "hansa-client",
+        "hansa-audit",
+    }
     assert "    make demo" in text
     assert "    make test" in text

@@ -1,16 +1,15 @@
 """Sees from outside where a process connects to, whatever language the call is made in.
 
 ``by_strace`` sees every call of the kernel, also those that fail; ``by_sockets`` reads Linux' tables of
-sockets every few milliseconds and sees whatever lives longer than that. Both return the foreign ends.
+sockets every few milliseconds and sees what lives longer than that. Both return the far ends.
 """
 
-import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 Address = tuple[str, int]
@@ -22,16 +21,14 @@ _IPV4 = re.compile(r'sin_port=htons\((\d+)\), sin_addr=inet_addr\("([^"]+)"\)')
 _IPV6 = re.compile(r'sin6_port=htons\((\d+)\).*?inet_pton\(AF_INET6, "([^"]+)"')
 
 
-def by_strace(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path
-) -> set[Address]:
+def by_strace(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> set[Address]:
     """Runs a command to its end under ``strace``."""
     log = folder / "strace.log"
     watched = ["strace", "-f", "--seccomp-bpf", "-qq", "-e", f"trace={_CALLS}", "-o", str(log)]
     subprocess.run([*watched, *command], env=environment, check=True, timeout=_LIMIT_S)
     text = log.read_text(errors="replace")
     return {
-        (address, int(port))
+        (_plain(address), int(port))
         for pattern in (_IPV4, _IPV6)
         for port, address in pattern.findall(text)
     }
@@ -66,23 +63,30 @@ def _may_trace() -> bool:
 
 
 def _foreign_ends(pid: int) -> set[Address]:
-    ends: set[Address] = set()
+    """Where the process connected to; lines that others opened to one of its ports do not count."""
     try:
-        own = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
-        for table in ("tcp", "tcp6", "udp", "udp6"):
-            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
-                fields = line.split()
-                if f"socket:[{fields[9]}]" in own:
-                    ends.add(_decoded(fields[2]))
+        own = {str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()}
+        rows = [
+            line.split()
+            for table in ("tcp", "tcp6", "udp", "udp6")
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        ]
     except OSError:
-        return ends  # a descriptor was closed, or the process ended, while it was looked at
-    return {(address, port) for address, port in ends if port != 0}
+        return set()  # a descriptor was closed, or the process ended, while it was looked at
+    ends = [(_decoded(row[1])[1], _decoded(row[2])) for row in rows if f"socket:[{row[9]}]" in own]
+    listening = {port for port, (_, foreign_port) in ends if foreign_port == 0}
+    return {end for port, end in ends if end[1] != 0 and port not in listening}
 
 
 def _decoded(end: str) -> Address:
     """The kernel's hexadecimal form: words of four bytes in the machine's own order."""
     address, _, port = end.partition(":")
     words = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
-    packed = b"".join(words)
-    kind = IPv4Address if len(packed) == 4 else IPv6Address
-    return str(kind(packed)), int(port, 16)
+    return _plain(str(ip_address(b"".join(words)))), int(port, 16)
+
+
+def _plain(address: str) -> str:
+    """An IPv4 address also where it travels inside an IPv6 one, as gRPC's do."""
+    parsed = ip_address(address)
+    inner = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    return str(inner or parsed)

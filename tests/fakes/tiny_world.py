@@ -1,7 +1,7 @@
-"""Four tiny shops, a public catalogue, a tiny encoder and plans, as files: a whole demo in a minute.
+"""Four tiny shops, a public catalogue, a tiny encoder and plans: a whole demo in a minute.
 
-``write_world(folder)`` makes what ``demo/run.py`` takes with ``--exports``, ``--base-model`` and the
-two plans. Shoppers buy mostly within one colour, so there is something to learn.
+``write_world(folder)`` writes what ``demo/run.py`` takes with ``--exports``, ``--base-model`` and
+the two plans. Shoppers buy mostly within one colour, so there is something to learn.
 """
 
 import csv
@@ -48,7 +48,12 @@ def write_world(folder: Path) -> None:
     _write_model(folder / "model")
     exports = folder / "exports"
     items = [
-        {"item_id": f"{colour}-{thing}", "title": f"{colour} {thing}", "category_path": thing, "price": "9.5"}
+        {
+            "item_id": f"{colour}-{thing}",
+            "title": f"{colour} {thing}",
+            "category_path": thing,
+            "price": "9.5",
+        }
         for colour in COLOURS
         for thing in THINGS
     ]

@@ -1,4 +1,4 @@
-"""A server with toy models as a process of its own, to be killed: ``python toy_server.py STATE``."""
+"""A server with toy models as a process, to be killed: ``python -m tests.fakes.toy_server STATE``."""
 
 import asyncio
 import sys

@@ -1,10 +1,12 @@
 """A short federation in one process that notes every connection, look-up and child of Python's.
 
 ``python -m tests.fakes.watched_federation FOLDER`` writes ``FOLDER/seen.json``. The hook is set
-before anything else is imported: what Flower, PyTorch or Hugging Face try at import is seen too.
+before anything else is imported, so that what Flower, PyTorch or Hugging Face try at import is seen
+too. It begins as the commands do.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +31,9 @@ def note(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def main(folder: Path) -> None:
+    from hansa.core.quiet import stay_offline
+
+    stay_offline(os.environ)
     import hansa.client.start
     import hansa.server.cli
     import hansa.server.models

@@ -1,10 +1,13 @@
 """Nothing but the configured server is ever connected to, whatever a library would like to do.
 
-Two watchers look at the same short federation. Python's audit hook sees what Python code does (Flower's
-telemetry and update check, Hugging Face's hub, child processes), but not gRPC's C core, which calls the
-kernel itself; so the process is watched from outside as well: by ``strace`` where it is installed and
-permitted, otherwise by Linux' tables of sockets. A control shows that each watcher sees a connection that
-is not allowed, also one that lasts a moment only.
+Two watchers look at the same short federation. Python's audit hook sees what Python code does
+(Flower's telemetry and update check, Hugging Face's hub, child processes), but neither gRPC's core
+nor ONNX Runtime, which call the kernel themselves; so the process is watched from outside as well:
+by ``strace`` where it is installed and permitted, otherwise by Linux' tables of sockets. Controls
+show that each watcher sees what is not allowed.
+
+ONNX Runtime reports to its maker only some ten seconds after its import, when the federation has
+ended, but it makes a device id at once: an empty home folder shows that it was switched off.
 """
 
 import json
@@ -27,9 +30,10 @@ NOWHERE = "127.0.0.2"
 
 
 def environment(home: Path, **more: str) -> Mapping[str, str]:
-    """As a merchant's machine may be: a proxy is set, and Flower's telemetry is not switched off."""
+    """As a merchant's machine may be: a proxy is set, and nobody switched any telemetry off."""
     proxy = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), f"http://{NOWHERE}:9")
-    plain = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR", "HF"))}
+    ours = ("FLWR", "HF", "ORT", "TRANSFORMERS")
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return {**plain, **proxy, "HOME": str(home), "PYTHONPATH": str(ROOT), **more}
 
 
@@ -41,7 +45,7 @@ class Watched:
     server: Address
     by_python: list[list[str]]
     by_kernel: set[Address]
-    home: list[str]
+    home: list[Path]
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +56,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     kernel = watch(command, environment(home), folder)
     report = json.loads((folder / "seen.json").read_text())
     host, _, port = report["server"].rpartition(":")
-    files = [str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()]
-    return Watched(report["run"], (host, int(port)), report["seen"], kernel, files)
+    server = (host, int(port))
+    return Watched(report["run"], server, report["seen"], kernel, list(home.rglob("*")))
 
 
 def test_python_connects_to_nothing_looks_nothing_up_and_starts_no_process(
@@ -69,9 +73,15 @@ def test_the_process_connects_to_the_configured_server_and_to_nothing_else(
     assert watched.by_kernel == {watched.server}
 
 
-def test_flower_leaves_no_identity_in_the_home_folder(watched: Watched) -> None:
-    """Its telemetry would keep one in ``~/.flwr``."""
-    assert [name for name in watched.home if ".flwr" in name] == []
+def test_no_library_leaves_an_identity_in_the_home_folder(watched: Watched) -> None:
+    """Flower's telemetry would keep one in ``~/.flwr``, ONNX Runtime's in ``~/.cache``."""
+    assert watched.home == []
+
+
+def test_onnx_runtime_would_leave_one_unless_it_is_switched_off(tmp_path: Path) -> None:
+    """The control, and the reason why the commands switch it off."""
+    python("import onnxruntime", tmp_path)
+    assert [path.name for path in tmp_path.rglob("deviceid")] == ["deviceid"]
 
 
 @pytest.mark.parametrize("name", watches())
@@ -102,34 +112,25 @@ def test_the_hook_sees_what_flowers_telemetry_would_do(tmp_path: Path) -> None:
     assert [NOWHERE in " ".join(words) for words in seen if words[0] == "socket.connect"] == [True]
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("hansa.server.cli", "start", "--state"),
-        ("hansa.client.cli", "start", "--site"),
-        ("hansa.client.cli", "report", "--site"),
-    ],
-    ids=lambda command: "-".join(command[:2]),
-)
-def test_a_command_that_loads_models_switches_flowers_telemetry_and_update_check_off(
-    command: tuple[str, ...], tmp_path: Path
+@pytest.mark.parametrize("name", ["client", "server"])
+def test_a_command_switches_every_telemetry_off_before_anything_is_imported(
+    name: str, tmp_path: Path
 ) -> None:
-    """Flower reads the setting when it is imported, so the command must come first."""
-    module, *words = command
+    """Flower and ONNX Runtime read their settings when they are imported, and never again."""
     script = (
-        "import sys\n"
-        f"from {module} import app\n"
-        "assert 'flwr' not in sys.modules\n"
-        "from hansa.core.errors import HansaError\n"
-        "try:\n"
-        f"    app([*{words!r}, {str(tmp_path / 'nothing')!r}], standalone_mode=False)\n"
-        "except HansaError:\n"
-        "    pass\n"
-        "from flwr.supercore.telemetry import FLWR_TELEMETRY_ENABLED\n"
-        "import os\n"
-        "print(FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'])\n"
+        "import os, sys\n"
+        f"from hansa.{name}.cli import app, main\n"
+        "assert not {'flwr', 'onnxruntime', 'transformers'} & sys.modules.keys()\n"
+        "@app.command()\n"
+        "def look() -> None:\n"
+        "    import onnxruntime\n"
+        "    from flwr.supercore.telemetry import FLWR_TELEMETRY_ENABLED\n"
+        "    print(FLWR_TELEMETRY_ENABLED, os.environ['FLWR_DISABLE_UPDATE_CHECK'])\n"
+        "sys.argv[1:] = ['look']\n"
+        "main()\n"
     )
     assert python(script, tmp_path).split() == ["0", "1"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def python(script: str, home: Path) -> str:

@@ -19,7 +19,6 @@ from hansa.client.channel import open_channel, translated
 from hansa.client.enrol import Terms, join
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.site import Site
-from hansa.core.canonical import sha256_hex
 from hansa.core.credentials import read_credentials
 from hansa.core.errors import TransportError
 from hansa.core.identity import (
@@ -179,9 +178,9 @@ class TestTheHandshake:
             key_pem=stranger.key_pem,
             certificate_pem=stranger.certificate_pem,
         )
-        with channel, pytest.raises(TransportError, match="certificate is still valid"):
-            with translated(federation.address):
-                _register(Caller(channel))
+        expected = pytest.raises(TransportError, match="certificate is still valid")
+        with channel, expected, translated(federation.address):
+            _register(Caller(channel))
 
     def test_a_certificate_that_has_expired_is_not_served(
         self, federation: Federation, member: RawMember
@@ -335,9 +334,7 @@ class TestTheFormOfACall:
         assert "larger than max" in text
 
     def test_a_refusal_without_a_reason_is_refused(self, member: RawMember, task: pb.Task) -> None:
-        code, text = refusal(
-            lambda: member.refuse(task.task_id, pb.REFUSAL_REASON_UNSPECIFIED)
-        )
+        code, text = refusal(lambda: member.refuse(task.task_id, pb.REFUSAL_REASON_UNSPECIFIED))
         assert (code, text) == (Code.INVALID_ARGUMENT, "a refusal needs a reason")
 
     def test_reflection_is_off(self, member: RawMember) -> None:
@@ -427,9 +424,7 @@ class TestUpload:
         self, member: RawMember, task: pb.Task
     ) -> None:
         claimed = blob(DATA)
-        code, text = refusal(
-            lambda: member.upload(task.task_id, bytes(len(DATA)), claimed=claimed)
-        )
+        code, text = refusal(lambda: member.upload(task.task_id, bytes(len(DATA)), claimed=claimed))
         assert code is Code.INVALID_ARGUMENT
         assert "promised digest" in text
         assert member.upload_status(task.task_id, claimed).offset_bytes == 0
@@ -517,15 +512,13 @@ class TestComplete:
 
 
 class TestTheLedger:
-    """The server's copy is the auditor's evidence: nothing in it may be edited, dropped or forged."""
+    """The server's copy is the auditor's evidence: nothing in it is edited, dropped or forged."""
 
     def test_an_update_that_was_not_paid_for_is_refused(
         self, member: RawMember, task: pb.Task
     ) -> None:
         member.upload(task.task_id, DATA)
-        code, text = refusal(
-            lambda: member.complete(task.task_id, DATA, lines(member.entries()))
-        )
+        code, text = refusal(lambda: member.complete(task.task_id, DATA, lines(member.entries())))
         assert code is Code.FAILED_PRECONDITION
         assert "not reserved" in text
 
@@ -564,9 +557,7 @@ class TestTheLedger:
         assert "dropped" in text
 
     def test_a_book_under_a_foreign_key_is_refused(self, member: RawMember, task: pb.Task) -> None:
-        code, text = refusal(
-            lambda: member.complete(task.task_id, DATA, lines(foreign_book()))
-        )
+        code, text = refusal(lambda: member.complete(task.task_id, DATA, lines(foreign_book())))
         assert code is Code.FAILED_PRECONDITION
         assert "is kept under key" in text
 
@@ -576,9 +567,7 @@ class TestTheLedger:
         """The merchant itself forks its history after the server has seen the first branch."""
         member.upload(task.task_id, DATA)
         member.complete(task.task_id, DATA, member.book(task, DATA))
-        code, text = refusal(
-            lambda: member.complete(task.task_id, DATA, lines(forked(member)))
-        )
+        code, text = refusal(lambda: member.complete(task.task_id, DATA, lines(forked(member))))
         assert code is Code.FAILED_PRECONDITION
         assert "differs from the one received before" in text
 
@@ -645,9 +634,7 @@ class TestJoining:
         with federation.clock.shifted(dt.timedelta(hours=-2)):
             invitation = federation.invite(name, hours=1)
         with federation.caller(invited(invitation)) as caller:
-            code, _ = refusal(
-                lambda: caller.enrolment.Join(join_request(name), timeout=TIMEOUT_S)
-            )
+            code, _ = refusal(lambda: caller.enrolment.Join(join_request(name), timeout=TIMEOUT_S))
         assert code is Code.UNAVAILABLE
 
     def test_the_invitation_decides_the_name_whatever_the_request_says(
@@ -664,9 +651,7 @@ class TestJoining:
     def test_a_request_that_is_none_is_refused_and_the_invitation_stays_good(
         self, federation: Federation, name: str, csr: bytes
     ) -> None:
-        broken = enrolment_pb2.JoinRequest(
-            protocol="1", csr_der=csr, ledger_public_key=bytes(32)
-        )
+        broken = enrolment_pb2.JoinRequest(protocol="1", csr_der=csr, ledger_public_key=bytes(32))
         with federation.caller(invited(federation.invite(name))) as caller:
             code, text = refusal(lambda: caller.enrolment.Join(broken, timeout=TIMEOUT_S))
             assert code is Code.INVALID_ARGUMENT

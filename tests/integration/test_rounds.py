@@ -1,4 +1,4 @@
-"""Whole runs over real gRPC: a real server, real node loops and ledgers, a model of four numbers."""
+"""Whole runs over real gRPC: a real server, real clients and ledgers, a model of four numbers."""
 
 import shutil
 import threading

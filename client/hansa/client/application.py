@@ -32,7 +32,7 @@ class ApplicationError(HansaError):
 
 
 class FlowerApplication:
-    """A Flower ``ClientApp`` as the node calls it; the app sees what it would see under Flower itself."""
+    """A Flower ``ClientApp`` as the node calls it; the app sees what it would see under Flower."""
 
     def __init__(self, site: Site, settings: SiteSettings, client_app: ClientApp = app) -> None:
         self._site = site
@@ -73,7 +73,7 @@ def to_records(content: Content) -> RecordDict:
     for key, arrays in content.arrays.items():
         records[key] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
     for key, metrics in content.metrics.items():
-        records[key] = MetricRecord(cast(dict[str, Any], metrics))
+        records[key] = MetricRecord(cast("dict[str, Any]", metrics))
     for key, config in content.configs.items():
         records[key] = ConfigRecord(dict(config))
     return records

@@ -56,8 +56,8 @@ def translated(address: str) -> Iterator[None]:
     """Turns gRPC's errors into Hansa's.
 
     Raises:
-        TransportError: the server cannot be reached, or closed the line without a word (which is what an
-            unknown certificate meets).
+        TransportError: the server cannot be reached, or closed the line without a word (which is
+            what an unknown certificate meets).
         HansaError: the server refused, with its own sentence.
     """
     try:
@@ -72,8 +72,8 @@ def translated(address: str) -> Iterator[None]:
 def _advice(address: str, code: grpc.StatusCode, text: str) -> str:
     if code is grpc.StatusCode.UNAVAILABLE:
         return (
-            f"the server {address} cannot be reached: check that it runs, that this machine may connect to it, "
-            f"and that this certificate is still valid ({text[:200]})"
+            f"the server {address} cannot be reached: check that it runs, that this machine may "
+            f"connect to it, and that this certificate is still valid ({text[:200]})"
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"the server {address} did not answer in time; try again"

@@ -75,8 +75,8 @@ def preview(
     _console.print(f"Protection of the arrays: {seen.tensors_protection}.")
     _console.print(f"Never leaves: {', '.join(seen.never_leaves)}.")
     _console.print(
-        f"Cost per {seen.unit}: epsilon {seen.epsilon_per_round} a round, {seen.epsilon_total} for the whole run, "
-        f"at delta {seen.delta:g}."
+        f"Cost per {seen.unit}: epsilon {seen.epsilon_per_round} a round, "
+        f"{seen.epsilon_total} for the whole run, at delta {seen.delta:g}."
     )
 
 
@@ -141,7 +141,6 @@ def start(
     site: SiteFolder = _SITE, verbose: Annotated[bool, typer.Option("--verbose")] = False
 ) -> None:
     """Run the site until Ctrl-C or SIGTERM: training, updates, search and recommendation."""
-    stay_offline(os.environ)
     from hansa.client.start import start as run
 
     configure_logging(verbose=verbose)
@@ -189,7 +188,6 @@ def report(
     site: SiteFolder = _SITE,
 ) -> None:
     """Show what the federation gained this shop, on its own held-out shoppers; stays on site."""
-    stay_offline(os.environ)
     from hansa.client.report import make_report
 
     configure_logging(verbose=False)
@@ -279,6 +277,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Runs the command; a deliberate error is one sentence and an exit code of its own."""
+    stay_offline(os.environ)
     try:
         app()
     except HansaError as error:

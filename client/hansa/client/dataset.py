@@ -129,6 +129,9 @@ def ingest(
     """Replaces the site's data set by what two exports hold; the folder need not exist.
 
     Args:
+        catalogue: the export of the items; ``Export`` says which formats it may have.
+        events: the export of what shoppers did, likewise.
+        site_folder: where the data set lies afterwards.
         mapping: our field to their column, see ``hansa.client.ingest.columns.parse_mapping``.
         now: aware; later events are dropped.
         key: the site's own, see ``hansa.client.ingest.pseudonyms``.

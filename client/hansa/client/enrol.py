@@ -81,7 +81,7 @@ def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> 
 
 
 def make_application_credentials(site: Site, now: dt.datetime) -> None:
-    """Certificates for the shop's own applications, from an authority that exists on this site alone."""
+    """Certificates for the shop's own applications, from an authority that only this site has."""
     authority = make_authority("Hansa site applications", now=now, valid_for=_SITE_VALID)
     service = Identity(role=Role.SERVER, name="retail")
     caller = Identity(role=Role.APPLICATION, name="shop")

@@ -67,8 +67,10 @@ def preview(plan: RunPlan, base_models: Mapping[str, Path]) -> Preview:
         tensors=tensors,
         bytes_per_round=sum(tensor.size_bytes for tensor in tensors),
         tensors_protection=(
-            f"each of {privacy.local_steps} steps a round: Poisson sample of shoppers (rate {privacy.sampling_rate}), "
-            f"clipped to {privacy.clip_norm} per shopper, Gaussian noise of {privacy.noise_std:g} added here"
+            f"each of {privacy.local_steps} steps a round: "
+            f"Poisson sample of shoppers (rate {privacy.sampling_rate}), "
+            f"clipped to {privacy.clip_norm} per shopper, "
+            f"Gaussian noise of {privacy.noise_std:g} added here"
         ),
         metrics=_metrics(plan),
         never_leaves=(
@@ -105,7 +107,10 @@ def _metrics(plan: RunPlan) -> tuple[LeavingMetric, ...]:
     noise = plan.privacy.evaluation_noise_multiplier
     if noise is None:
         return (weight,)
-    protection = f"once, at the end: Gaussian noise of {noise} times the sensitivity added here, paid for in epsilon"
+    protection = (
+        f"once, at the end: Gaussian noise of {noise} times the sensitivity added here, "
+        "paid for in epsilon"
+    )
     names = ("recall-at-10-sum over held-out shoppers", "number of held-out shoppers")
     return (weight, *(LeavingMetric(name=name, protection=protection) for name in names))
 

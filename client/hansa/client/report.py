@@ -49,7 +49,9 @@ def make_report(site: Site) -> GainReport:
     installed = InstalledReleases(site.releases)
     folder, manifest = installed.current(), installed.current_manifest()
     if folder is None or manifest is None:
-        raise NotFoundError("no release is installed yet; wait for one, or run 'hansa-client start'")
+        raise NotFoundError(
+            "no release is installed yet; wait for one, or run 'hansa-client start'"
+        )
     plan = PlanShelf(site.plans).find(manifest.plan_digest)
     if plan is None:
         raise NotFoundError("this site took no part in the run of its release; nothing to compare")

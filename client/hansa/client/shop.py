@@ -66,6 +66,7 @@ def _translated(error: grpc.RpcError, address: str) -> HansaError:
         return _ERRORS[code](text)
     if code is grpc.StatusCode.UNAVAILABLE:
         return TransportError(
-            f"nothing serves at {address} yet; run 'hansa-client start' and wait for a release ({text[:200]})"
+            f"nothing serves at {address} yet; "
+            f"run 'hansa-client start' and wait for a release ({text[:200]})"
         )
     return TransportError(f"the site's service answered {code.name}: {text[:200]}")

@@ -1,6 +1,7 @@
 """Keeps the newest verified release in service: fetch, verify, index, swap, report.
 
-Serving never depends on the server: a failed update is noted, and the present release goes on answering.
+Serving never depends on the server: a failed update is noted, and the present release goes on
+answering.
 """
 
 import logging

@@ -18,7 +18,8 @@ def canonical_json(value: Any) -> bytes:
     """The RFC 8785 form of a JSON value.
 
     Raises:
-        InvalidInputError: the value is not JSON (NaN, infinity, an integer beyond 2^53, a foreign type).
+        InvalidInputError: the value is not JSON (NaN, infinity, an integer beyond 2^53, a foreign
+            type).
     """
     try:
         return rfc8785.dumps(value)

@@ -1,8 +1,9 @@
 """What a task carries: named records of arrays, metrics and settings, as one safetensors file.
 
-One file for everything has three uses: it is content-addressed as a whole, nothing in it can be executed, and a
-merchant can open what is about to leave with any safetensors reader. Arrays are stored as tensors named
-``record:array``; order, metrics and settings are in the file's metadata under ``hansa``.
+One file for everything has three uses: it is content-addressed as a whole, nothing in it can be
+executed, and a merchant can open what is about to leave with any safetensors reader. Arrays are
+stored as tensors named ``record:array``; order, metrics and settings are in the file's metadata
+under ``hansa``.
 """
 
 import base64

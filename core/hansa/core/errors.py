@@ -1,7 +1,7 @@
 """Every error that Hansa raises on purpose, named by the rule that was broken.
 
-The message is one sentence for a person and says what to do next. Only the commands print it, and they
-exit with the error's ``exit_code``; the gRPC plane maps the class to a status in one table.
+The message is one sentence for a person and says what to do next. Only the commands print it, and
+they exit with the error's ``exit_code``; the gRPC plane maps the class to a status in one table.
 """
 
 from typing import ClassVar

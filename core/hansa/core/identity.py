@@ -1,7 +1,7 @@
 """Who somebody is: keys, certificates and the role inside them.
 
-A certificate's URI name ``hansa://ROLE/NAME`` is the only source of identity; no message carries one. Keys are
-ECDSA on P-256, which every TLS 1.3 stack speaks.
+A certificate's URI name ``hansa://ROLE/NAME`` is the only source of identity; no message carries
+one. Keys are ECDSA on P-256, which every TLS 1.3 stack speaks.
 """
 
 import datetime as dt
@@ -134,7 +134,7 @@ def identity_of(certificate: x509.Certificate) -> Identity:
 
 
 def certificate_request(key: Key, name: str) -> bytes:
-    """A PKCS #10 request in DER, signed by ``key``. The issuer decides the identity, not the request."""
+    """A PKCS #10 request in DER, signed by ``key``; the issuer decides the identity, not this."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     request = (
         x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())

@@ -1,7 +1,8 @@
 """The token by which a merchant joins: one line that pins the server and proves the invitation.
 
-It holds the server's address, the federation's CA certificate (so that no other server can answer), and a
-short-lived certificate with its key that is good for one ``Join``. The merchant's own key is made at the merchant.
+It holds the server's address, the federation's CA certificate (so that no other server can answer),
+and a short-lived certificate with its key that is good for one ``Join``. The merchant's own key is
+made at the merchant.
 """
 
 import base64

@@ -1,7 +1,7 @@
 """The run plan: everything that a round will do, written down before it starts.
 
-A plan is public. The operator signs its canonical form, every client checks that form against what its
-merchant accepted, and every ledger entry and release names its digest.
+A plan is public. The operator signs its canonical form, every client checks that form against what
+its merchant accepted, and every ledger entry and release names its digest.
 """
 
 from pathlib import Path
@@ -89,7 +89,7 @@ class FederationSpec(PlanPart):
     deadline_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 120.0
     """Seconds after which a round closes without the missing merchants."""
     tail_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5
-    """The released model is the mean of this last share of the rounds' aggregates (post-processing)."""
+    """The released model is the mean of this last share of all aggregates (post-processing)."""
     max_update_norm: Annotated[float, Field(gt=0.0)] = 1000.0
     """An update whose L2 distance from the round's model exceeds this is rejected."""
 

@@ -1,7 +1,8 @@
 """Keeps libraries from looking for the network and from talking over the commands' own words.
 
-Used by every command that loads models. Hugging Face would ask a hub, Flower would send
-telemetry and ask for updates, unless told otherwise before they are imported.
+Every command begins with it. Unless told otherwise before they are imported, Hugging Face would
+ask a hub, Flower would send telemetry and ask for updates, and ONNX Runtime (since 1.32, on Linux
+too) would keep a device id in the home folder and report to its maker some ten seconds later.
 """
 
 import logging
@@ -16,6 +17,7 @@ _SETTINGS = {
     "TOKENIZERS_PARALLELISM": "false",
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
 }
 _TALKATIVE = ("flwr", "bm25s", "alembic", "torch.onnx", "httpx")
 

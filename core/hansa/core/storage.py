@@ -29,7 +29,7 @@ def fsync_directory(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replaces ``path`` by ``data``: after a crash it holds the old bytes or the new ones, whole."""
+    """Replaces ``path`` by ``data``: after a crash it holds all the old bytes or all the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -83,6 +83,8 @@ class BlobStore:
     def adopt(self, part: Path) -> Sha256:
         """Moves a complete file into the store under its own digest."""
         sha = file_sha256(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
         target = self.path(sha)
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)

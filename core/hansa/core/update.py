@@ -21,8 +21,8 @@ def check_update(model: Arrays, update: Arrays, *, max_norm: float) -> None:
         max_norm: the largest allowed L2 distance over all arrays together.
 
     Raises:
-        UpdateRejectedError: names, order, shapes or dtypes differ, a value is not finite, or the distance
-            exceeds ``max_norm``.
+        UpdateRejectedError: names, order, shapes or dtypes differ, a value is not finite, or the
+            distance exceeds ``max_norm``.
     """
     if list(model) != list(update):
         raise UpdateRejectedError("the update's arrays are not those of the round's model")

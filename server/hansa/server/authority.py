@@ -1,4 +1,4 @@
-"""The operator's trust: the certificate authority, the server's own credentials, the plan key, the TUF root.
+"""The operator's trust: certificate authority, the server's own credentials, plan key, TUF root.
 
 All of it lies in one folder, made by ``hansa-server init``; private keys have mode 0600.
 """
@@ -98,7 +98,7 @@ class Authority:
     def invite(
         self, merchant: str, address: str, valid_for: dt.timedelta
     ) -> tuple[Invitation, str, float]:
-        """A new invitation, the serial number of its certificate (hex) and its expiry (seconds since 1970)."""
+        """A new invitation, its certificate's serial number (hex) and expiry (Unix seconds)."""
         key = make_key()
         identity = Identity(role=Role.INVITATION, name=merchant)
         certificate = issue(

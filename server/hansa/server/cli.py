@@ -83,7 +83,8 @@ def init(
         f"The server's state is in {state}. Start it with: hansa-server start --state {state}"
     )
     _console.print(
-        f"Move {state / 'offline'} to a safe place away from this machine: it holds the root keys of releases."
+        f"Move {state / 'offline'} to a safe place away from this machine: "
+        "it holds the root keys of releases."
     )
 
 
@@ -92,7 +93,6 @@ def start(
     state: State = _STATE, verbose: Annotated[bool, typer.Option("--verbose")] = False
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM; unfinished runs go on."""
-    stay_offline(os.environ)
     from hansa.server.serve import serve
 
     configure_logging(verbose=verbose)
@@ -294,6 +294,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Runs the command; a deliberate error is one sentence and an exit code of its own."""
+    stay_offline(os.environ)
     try:
         app()
     except HansaError as error:

@@ -14,7 +14,7 @@ CHANNEL = "stable"
 
 
 def initialise(state: StateFolder, settings: ServerSettings, now: dt.datetime) -> None:
-    """Writes authority, release keys, repository and database; the settings come last and mark the end.
+    """Writes authority, release keys, repository, database and, to mark the end, the settings.
 
     Raises:
         ConflictError: there is a server's state already.

@@ -15,7 +15,7 @@ MAX_ENTRIES_BYTES = 1 << 20
 
 
 class LedgerDesk:
-    """The server's copies grow with every result; the first key that a merchant showed is the only one."""
+    """The server's copies, which grow with every result; a merchant's first key is its only one."""
 
     def __init__(self, members: Members, copies: LedgerCopies) -> None:
         self._members = members
@@ -41,7 +41,7 @@ class LedgerDesk:
         self._copies.append(merchant, len(held), [entry.to_bytes().decode() for entry in fresh])
 
     def check_booked(self, task: TaskRow, run: RunRow, sha256: Sha256) -> None:
-        """Lets only an update pass that its merchant has paid for: the auditor would refuse the run otherwise.
+        """Lets only an update pass that is paid for; the auditor would refuse the run otherwise.
 
         Raises:
             LedgerError: the task's cost is not reserved in full, or the ledger commits other bytes.
@@ -69,7 +69,8 @@ class LedgerDesk:
                 fresh.append(entry)
             elif held[entry.position].encode() != line:
                 raise LedgerError(
-                    f"ledger entry {entry.position} of {merchant} differs from the one received before"
+                    f"ledger entry {entry.position} of {merchant} "
+                    "differs from the one received before"
                 )
         return fresh
 

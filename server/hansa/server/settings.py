@@ -1,4 +1,4 @@
-"""The operator's settings, written once by ``hansa-server init`` and read by every other command."""
+"""The operator's settings, written once by ``hansa-server init`` and read by all other commands."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,7 @@
 """Wakes those who wait: clients' streams when there is work, the round loop when there are results.
 
-Round loops run in threads, streams in the asyncio loop; this is the one place where the two meet. Nothing is
-kept here: a wake-up only says "look at the database again".
+Round loops run in threads, streams in the asyncio loop; this is the one place where the two meet.
+Nothing is kept here: a wake-up only says "look at the database again".
 """
 
 import asyncio

@@ -65,8 +65,8 @@ class Uploads:
         """Opens a stream; a newer stream for the same slot ends an older one.
 
         Returns:
-            A function that stores the next bytes; it raises ConflictError once a newer stream began, and
-            InvalidInputError for a piece over 1 MiB or beyond the promised size.
+            A function that stores the next bytes; it raises ConflictError once a newer stream
+            began, and InvalidInputError for a piece over 1 MiB or beyond the promised size.
 
         Raises:
             ConflictError: the stream does not begin where the stored bytes end.

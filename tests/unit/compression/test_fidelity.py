@@ -74,7 +74,9 @@ def test_nan_embeddings_are_refused() -> None:
     bad = good.copy()
     bad[3, 3] = np.nan
     with pytest.raises(InvalidInputError, match="finite"):
-        measure(Table(good), Table(bad), [str(i) for i in range(12)], size_bytes=1, teacher_size_bytes=1)
+        measure(
+            Table(good), Table(bad), [str(i) for i in range(12)], size_bytes=1, teacher_size_bytes=1
+        )
 
 
 def test_embeddings_of_another_width_are_refused() -> None:

@@ -6,7 +6,14 @@ from hansa.core.errors import ReleaseGateError
 from hansa.core.plan import CompressionSpec
 
 LIMITS = CompressionSpec(max_size_bytes=100, min_cosine=0.98, max_ndcg_loss=0.05)
-GOOD = Fidelity(texts=11, mean_cosine=0.98, p1_cosine=0.9, ndcg_loss=0.05, size_bytes=100, teacher_size_bytes=400)
+GOOD = Fidelity(
+    texts=11,
+    mean_cosine=0.98,
+    p1_cosine=0.9,
+    ndcg_loss=0.05,
+    size_bytes=100,
+    teacher_size_bytes=400,
+)
 
 
 def test_a_candidate_on_the_limits_passes() -> None:

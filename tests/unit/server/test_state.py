@@ -53,9 +53,15 @@ def members(engine, clock):
 def _join(members: Members, name: MerchantId = HARBOUR, request: str = "r" * 64) -> None:
     members.invite(name, serial="1", expires=2000.0)
     members.check_invitation(name, "1", request)
-    members.join(name, Joining(
-        request_sha256=request, certificate_der=b"cert", certificate_expires=9e9, ledger_public_key=b"k" * 32
-    ))  # fmt: skip
+    members.join(
+        name,
+        Joining(
+            request_sha256=request,
+            certificate_der=b"cert",
+            certificate_expires=9e9,
+            ledger_public_key=b"k" * 32,
+        ),
+    )
 
 
 def test_the_migrations_lead_to_exactly_the_tables_of_the_code(engine) -> None:

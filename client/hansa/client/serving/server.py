@@ -68,9 +68,7 @@ class RetailServer:
         self._server = grpc.server(
             pool, options=_options(settings), maximum_concurrent_rpcs=settings.max_concurrent
         )
-        retail_pb2_grpc.add_RetailServicer_to_server(
-            self._service, self._server
-        )
+        retail_pb2_grpc.add_RetailServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.reflection:
             _enable_reflection(self._server)

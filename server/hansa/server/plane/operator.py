@@ -1,4 +1,4 @@
-"""The operator's service: invitations, members, runs and evidence. Only the operator role may call it."""
+"""The operator's service: invitations, members, runs and evidence; for the operator role only."""
 
 import asyncio
 import datetime as dt

@@ -1,6 +1,7 @@
 """Who is calling: read from the certificate of the connection, checked on every call.
 
-Connections outlive certificates and memberships, so a handshake once passed proves nothing about now.
+Connections outlive certificates and memberships, so a handshake once passed proves nothing about
+now.
 """
 
 import datetime as dt

@@ -13,5 +13,6 @@ def check_protocol(offered: str) -> None:
     """
     if offered != PROTOCOL:
         raise InvalidInputError(
-            f"this server speaks protocol version {PROTOCOL}, the client {offered[:16]!r}; update the older side"
+            f"this server speaks protocol version {PROTOCOL}, the client {offered[:16]!r}; "
+            "update the older side"
         )

@@ -24,7 +24,7 @@ class NoisedQuality(BaseModel):
     merchants: int
     """Merchants that answered."""
     recall_at_10: float | None
-    """Noised sum of recalls divided by the noised number of shoppers; None when the latter is not positive."""
+    """Noised sum of recalls over the noised number of shoppers; None if that is not positive."""
     shoppers_noised: float
     """Sum of the merchants' noised counts of held-out shoppers."""
     noise_std: float

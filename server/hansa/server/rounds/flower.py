@@ -1,4 +1,4 @@
-"""The one place where the server touches Flower's types that are not public, and where records change form."""
+"""The one place where the server touches Flower's private types, and where records change form."""
 
 from typing import Any, cast
 
@@ -23,8 +23,8 @@ OPERATOR_NODE_ID = 1
 def adopt_identity() -> None:
     """Lets strategies create messages.
 
-    Flower 1.41's ``Message`` reads the run, node and task of the process from a class that it does not export.
-    The values are process-wide, so the Grid ignores them and keeps its own run id.
+    Flower 1.41's ``Message`` reads the run, node and task of the process from a class that it does
+    not export. The values are process-wide, so the Grid ignores them and keeps its own run id.
     """
     TaskIdentity.run_id = 1
     TaskIdentity.node_id = OPERATOR_NODE_ID
@@ -49,7 +49,7 @@ def to_records(content: Content) -> RecordDict:
     for key, arrays in content.arrays.items():
         records[key] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
     for key, metrics in content.metrics.items():
-        records[key] = MetricRecord(cast(dict[str, Any], metrics))
+        records[key] = MetricRecord(cast("dict[str, Any]", metrics))
     for key, config in content.configs.items():
         records[key] = ConfigRecord(dict(config))
     return records
@@ -68,7 +68,7 @@ def read_records(data: bytes) -> RecordDict:
 
 
 def make_reply(answer: RecordDict | Error, metadata: Metadata) -> Message:
-    """A merchant's reply; ``metadata`` is public in ``Message`` but missing in its typed overloads."""
+    """A merchant's reply; ``Message`` takes ``metadata``, but its typed overloads leave it out."""
     if isinstance(answer, Error):
-        return cast(Message, Message(metadata=metadata, error=answer))  # type: ignore[call-overload]
-    return cast(Message, Message(answer, metadata=metadata))  # type: ignore[call-overload]
+        return cast("Message", Message(metadata=metadata, error=answer))  # type: ignore[call-overload]
+    return cast("Message", Message(answer, metadata=metadata))  # type: ignore[call-overload]

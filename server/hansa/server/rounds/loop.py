@@ -1,7 +1,7 @@
 """The loop over rounds, with a checkpoint after each.
 
-Flower's own ``Strategy.start`` cannot resume, and replaying it would draw a strategy's noise twice; so the loop
-is ours, over the strategy's public ``configure_train`` and ``aggregate_train``.
+Flower's own ``Strategy.start`` cannot resume, and replaying it would draw a strategy's noise twice;
+so the loop is ours, over the strategy's public ``configure_train`` and ``aggregate_train``.
 """
 
 import logging
@@ -98,8 +98,9 @@ class RoundLoop:
                 raise RunInterrupted
             if time.monotonic() > until:
                 raise QuorumNotMetError(
-                    f"only {len(self.grid.get_node_ids())} merchants are online or have budget left, the plan's "
-                    f"quorum is {self.plan.federation.quorum}; start more clients or lower the quorum"
+                    f"only {len(self.grid.get_node_ids())} merchants are online or have budget "
+                    f"left, the plan's quorum is {self.plan.federation.quorum}; "
+                    "start more clients or lower the quorum"
                 )
             time.sleep(0.2)
 
@@ -146,7 +147,7 @@ class RoundLoop:
         )
 
     def _tail_average(self) -> Arrays:
-        """The mean of the last aggregates: post-processing of what is noised already, so it costs nothing."""
+        """The mean of the last aggregates; they are noised already, so it costs no privacy."""
         records = self.runs.rounds(self.run_id)
         count = max(1, round(len(records) * self.plan.federation.tail_fraction))
         tail = [self._aggregate(record.aggregate_sha256) for record in records[-count:]]

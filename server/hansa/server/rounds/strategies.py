@@ -5,8 +5,10 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, Strategy
 from hansa.core.plan import FederationSpec
 
 WEIGHT_KEY = "num-examples"
-"""The metric by which FedAvg weighs updates. Every client must send 1: real counts would be private, and a
-client could inflate its own."""
+"""The metric by which FedAvg weighs updates; every client must send 1.
+
+Real counts would be private, and a client could inflate its own.
+"""
 
 
 def make_strategy(spec: FederationSpec) -> Strategy:

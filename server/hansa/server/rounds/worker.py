@@ -64,7 +64,7 @@ class Releasing(Protocol):
 
 
 class RunWorker:
-    """Takes the oldest unfinished run and carries it to its end; a restart goes on from its checkpoint."""
+    """Carries the oldest unfinished run to its end; a restart goes on from its checkpoint."""
 
     def __init__(
         self, *, plane: Plane, runs: Runs, journal: Journal, releaser: Releasing, ledgers: Ledgers

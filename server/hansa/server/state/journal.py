@@ -1,4 +1,4 @@
-"""What the server keeps of what happened: its own events and the merchants' signed ledger entries."""
+"""What the server keeps of what happened: its own events and merchants' signed ledger entries."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

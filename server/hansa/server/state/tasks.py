@@ -53,7 +53,7 @@ class Tasks:
         self._engine = engine
 
     def post(self, tasks: Iterable[NewTask]) -> None:
-        """Hands out work; a task that exists already is left as it is, but for its deadline while it is open."""
+        """Hands out work; a task that exists is left as it is, but for its deadline while open."""
         with Session(self._engine) as session, session.begin():
             for task in tasks:
                 values = {
