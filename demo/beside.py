@@ -1,9 +1,12 @@
-"""Two tasks beside the headline: the next purchase, and search. Shown as they are; no claim is made with them.
+"""Two tasks beside the headline, the next purchase and search, shown as they are.
 
-* Next purchase: a held-out shopper's last newly bought item, from all that it bought before; full ranking over the
-  shop's items that the shopper did not have. Recall@10.
-* Search: the catalogue's category names as queries (the data hold no log of queries), relevant is every item of the
-  category; nDCG@10. Titles often repeat the category's words, so words alone do well here.
+No claim is made with them.
+
+* Next purchase: a held-out shopper's last newly bought item, from all that it bought before; full
+  ranking over the shop's items that the shopper did not have. Recall@10.
+* Search: the catalogue's category names as queries (the data hold no log of queries), relevant is
+  every item of the category; nDCG@10. Titles often repeat the category's words, so words alone do
+  well here.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,13 +56,19 @@ def next_purchase(shelf: Shelf, task: TaskSpec) -> dict[str, list[float]]:
 def search(shelf: Shelf) -> dict[str, list[float]]:
     """Each method's nDCG@10 for each category name of the shop."""
     items = shelf.dataset.items
-    leaves = np.array([item.category_path[-1].lower() if item.category_path else "" for item in items])
+    leaves = np.array(
+        [item.category_path[-1].lower() if item.category_path else "" for item in items]
+    )
     queries = sorted(set(leaves) - {""})
     words, vectors = LexicalIndex([item.text for item in items]), shelf.model.embed(queries)
     figures: dict[str, list[float]] = {"lexical": [], "dense": [], "fused": []}
     for query, vector in zip(queries, vectors, strict=True):
         lexical, dense = words.scores(query), shelf.served @ vector
-        scores = {"lexical": lexical, "dense": dense, "fused": lexical + shelf.model.dense_weight * dense}
+        scores = {
+            "lexical": lexical,
+            "dense": dense,
+            "fused": lexical + shelf.model.dense_weight * dense,
+        }
         for name, values in scores.items():
             figures[name].append(ndcg_at_k(values, leaves == query, 10))
     return figures
@@ -67,7 +76,10 @@ def search(shelf: Shelf) -> dict[str, list[float]]:
 
 def pooled(shops: Sequence[dict[str, list[float]]]) -> dict[str, float]:
     """Means over all cases of all shops."""
-    return {name: round(float(np.mean([value for shop in shops for value in shop[name]])), 4) for name in shops[0]}
+    return {
+        name: round(float(np.mean([value for shop in shops for value in shop[name]])), 4)
+        for name in shops[0]
+    }
 
 
 def _scorers(shelf: Shelf, task: TaskSpec) -> dict[str, Scorer]:

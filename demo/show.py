@@ -101,7 +101,11 @@ def _merchant_table(summary: Mapping[str, Any]) -> None:
 
 def _beside_tables(quality: Mapping[str, Any]) -> None:
     for name, figures in quality["beside"].items():
-        table(f"Beside it, {name.replace('_', ' ')}", list(figures), [[f"{value:.4f}" for value in figures.values()]])
+        table(
+            f"Beside it, {name.replace('_', ' ')}",
+            list(figures),
+            [[f"{value:.4f}" for value in figures.values()]],
+        )
 
 
 def _operator_table(summary: Mapping[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Compiles requirements/*.txt from pyproject.toml: the auditor's few packages, a developer's all."""
+"""Compiles requirements/*.txt from pyproject.toml.
+
+The auditor gets few packages, developers get all.
+"""
 
 import subprocess
 import sys

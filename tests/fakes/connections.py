@@ -1,7 +1,7 @@
 """Sees from outside where a process connects to, whatever language the call is made in.
 
-``by_strace`` sees every call of the kernel, also those that fail; ``by_sockets`` reads Linux' tables of
-sockets every few milliseconds and sees what lives longer than that. Both return the far ends.
+``by_strace`` sees every call of the kernel, also those that fail; ``by_sockets`` reads Linux'
+tables of sockets every few milliseconds and sees what lives longer. Both return the far ends.
 """
 
 import re

@@ -116,6 +116,9 @@ class ToyApplication:
         self._hold_from = hold_from
         self._die = die
 
+    def prepare(self, plan: RunPlan) -> None:
+        """A toy is always ready."""
+
     def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
         task, context = [Content.from_bytes(content) for content in contents]
         assert np.array_equal(context.arrays["public"]["negatives"], np.arange(4))

@@ -1,4 +1,7 @@
-"""A server with toy models as a process, to be killed: ``python -m tests.fakes.toy_server STATE``."""
+"""A server with toy models as a process, to be killed.
+
+``python -m tests.fakes.toy_server STATE`` runs until a signal ends it.
+"""
 
 import asyncio
 import sys

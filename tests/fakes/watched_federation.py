@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
         federation.start_server()
         sites = [federation.join(name) for name in ("harbour", "market")]
         federation.start_clients(
-            {site: FlowerApplication(site, site.settings(), toy_flower_app()) for site in sites}
+            {site: FlowerApplication(site, toy_flower_app(), lambda *_: None) for site in sites}
         )
         run = federation.finish(toy_plan(rounds=2, quorum=2))
     report = {"run": run.state, "server": federation.address, "seen": seen}

@@ -95,12 +95,17 @@ class RawMember:
         request = pb.UploadStatusRequest(task_id=task_id, blob=ref)
         return self.federation.UploadStatus(request, timeout=TIMEOUT_S)
 
-    def book(self, task: pb.Task, data: bytes, *, steps: int = 1) -> bytes:
-        """Reserves the task's cost and commits the data; returns the whole ledger as it is sent."""
+    def book(self, task: pb.Task, data: bytes, *, noise: float | None = None) -> bytes:
+        """Reserves the task's cost, or that of other noise, and commits the data.
+
+        Returns the whole ledger as it is sent.
+        """
         plan = parse_plan(
             Signed.parse(task.signed_plan, "the plan").verify(PLAN_DOMAIN), "the plan"
         )
         event = PrivacyPlan.of(plan).round_event()
+        if noise is not None:
+            event = event.model_copy(update={"noise_multiplier": noise})
         now = dt.datetime.now(dt.UTC)
         with LedgerStore.open(self.site.ledger) as store:
             store.reserve(
@@ -109,7 +114,7 @@ class RawMember:
                 run=RunId(task.run_id),
                 round_number=task.round,
                 phase="train",
-                events=[event] * steps,
+                events=[event],
                 now=now,
             )
             store.commit(TaskId(task.task_id), sha256=sha256_hex(data), now=now)

@@ -522,6 +522,16 @@ class TestTheLedger:
         assert code is Code.FAILED_PRECONDITION
         assert "not reserved" in text
 
+    def test_an_update_that_was_paid_for_in_part_is_refused(
+        self, member: RawMember, task: pb.Task
+    ) -> None:
+        """The ledger books twice the noise of the plan, which costs half as much."""
+        member.upload(task.task_id, DATA)
+        entries = member.book(task, DATA, noise=40.0)
+        code, text = refusal(lambda: member.complete(task.task_id, DATA, entries))
+        assert code is Code.FAILED_PRECONDITION
+        assert "less than the plan costs" in text
+
     def test_an_update_other_than_the_committed_one_is_refused(
         self, member: RawMember, task: pb.Task
     ) -> None:

@@ -1,5 +1,6 @@
 """Whole runs over real gRPC: a real server, real clients and ledgers, a model of four numbers."""
 
+import asyncio
 import shutil
 import threading
 import time
@@ -19,7 +20,7 @@ from hansa.client.node.wire import Wire
 from hansa.client.node.work import Worker
 from hansa.client.site import Site
 from hansa.core.content import Content
-from hansa.core.errors import ConflictError, UnauthorisedError
+from hansa.core.errors import ConflictError, InvalidInputError, UnauthorisedError
 from hansa.core.evidence import PLAN_DOMAIN, read_pack
 from hansa.core.ids import MerchantId, TaskId
 from hansa.core.privacy.entries import Commit, Refuse, Reserve
@@ -27,11 +28,13 @@ from hansa.core.signing import Signed, sign
 from hansa.core.storage import BlobStore
 from hansa.core.update import Arrays
 from hansa.protos.v1 import federation_pb2 as pb
+from hansa.server.serve import assemble, running
 from hansa.server.state.tables import RunRow
 from tests.fakes.toy_federation import (
     FIRST_MODEL,
     Crash,
     ToyApplication,
+    open_toy_releases,
     toy_plan,
     with_arrays,
 )
@@ -382,6 +385,18 @@ class TestAServerThatGoesDown:
         make_long_ago(server)
         hold.set()
         self.check(federation.start_server(), federation, run_id, toys)
+
+    def test_a_second_server_beside_a_running_one_is_refused(
+        self, federation: Federation, server: Server
+    ) -> None:
+        """Two would carry out the same run twice."""
+
+        async def second() -> None:
+            async with running(assemble(federation.state, open_toy_releases)):
+                raise AssertionError("two servers run on one state")
+
+        with pytest.raises(InvalidInputError, match="is another server running there"):
+            asyncio.run(second())
 
     def test_finished_rounds_are_not_run_again(self, federation: Federation) -> None:
         """Killed between two rounds: with no merchant online, the next one cannot begin."""

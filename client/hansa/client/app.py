@@ -12,6 +12,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from hansa.client.dataset import read_manifest
 from hansa.client.entropy import SystemEntropy
 from hansa.client.evaluation import judge, noised_metric, tower_scorer
 from hansa.client.site import Site
@@ -74,12 +75,13 @@ def _tower_arrays(weights: Arrays, public: Arrays) -> Arrays:
 
 def _opened(context: Context) -> tuple[RunPlan, Workshop]:
     folder, plan = str(context.node_config["site-folder"]), str(context.run_config["plan"])
-    return _open(folder, plan)
+    ingested = read_manifest(Site(Path(folder)).dataset).model_dump_json()
+    return _open(folder, plan, ingested)
 
 
 @functools.lru_cache(maxsize=2)
-def _open(folder: str, plan_json: str) -> tuple[RunPlan, Workshop]:
-    """Data and embeddings stay in memory from round to round."""
+def _open(folder: str, plan_json: str, _ingested: str) -> tuple[RunPlan, Workshop]:
+    """Data and embeddings stay in memory from round to round, until other data are ingested."""
     plan = parse_plan(json.loads(plan_json), "the plan")
     return plan, open_workshop(Site(Path(folder)), plan)
 

@@ -1,7 +1,7 @@
 """Runs the Flower app on one task's content, in this process."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from flwr.app import (
@@ -18,7 +18,8 @@ from flwr.clientapp import ClientApp
 
 from hansa.client.app import app
 from hansa.client.plans import PlanShelf
-from hansa.client.site import Site, SiteSettings
+from hansa.client.site import Site
+from hansa.client.workshop import embed_catalogue
 from hansa.core.content import Content
 from hansa.core.errors import HansaError
 from hansa.core.plan import RunPlan
@@ -34,10 +35,23 @@ class ApplicationError(HansaError):
 class FlowerApplication:
     """A Flower ``ClientApp`` as the node calls it; the app sees what it would see under Flower."""
 
-    def __init__(self, site: Site, settings: SiteSettings, client_app: ClientApp = app) -> None:
+    def __init__(
+        self,
+        site: Site,
+        client_app: ClientApp = app,
+        prepare: Callable[[Site, RunPlan], None] = embed_catalogue,
+    ) -> None:
         self._site = site
-        self._settings = settings
         self._app = client_app
+        self._prepare = prepare
+        self._prepared: set[str] = set()
+
+    def prepare(self, plan: RunPlan) -> None:
+        """Keeps the plan, and embeds the catalogue: once for each plan."""
+        if plan.digest not in self._prepared:
+            PlanShelf(self._site.plans).keep(plan)
+            self._prepare(self._site, plan)
+            self._prepared.add(plan.digest)
 
     def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
         """The reply's content file; the records of all ``contents`` together are the message.
@@ -46,7 +60,6 @@ class FlowerApplication:
             ApplicationError: the app answered with an error.
             InvalidInputError: the content is malformed.
         """
-        PlanShelf(self._site.plans).keep(plan)
         records = RecordDict()
         for content in contents:
             records.update(to_records(Content.from_bytes(content)))

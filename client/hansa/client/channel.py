@@ -22,7 +22,7 @@ CALL_TIMEOUT_S = 30.0
 TRANSFER_TIMEOUT_S = 600.0
 """Deadline of a call that moves a blob; a broken transfer goes on where it stopped."""
 
-_MAX_MESSAGE_BYTES = 2 << 20
+_MAX_MESSAGE_BYTES = 4 << 20
 _OPTIONS = (
     ("grpc.ssl_target_name_override", SERVER_DNS_NAME),
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
 from hansa.client.channel import CALL_TIMEOUT_S, open_channel, translated
 from hansa.client.entropy import SystemEntropy
 from hansa.client.ledger_store import LedgerStore
@@ -27,6 +29,7 @@ from hansa.core.identity import (
     make_key,
 )
 from hansa.core.invitation import Invitation
+from hansa.core.privacy.ledger import Ledger
 from hansa.core.storage import write_atomically
 from hansa.protos.v1 import enrolment_pb2 as pb
 from hansa.protos.v1 import enrolment_pb2_grpc as rpc
@@ -49,13 +52,17 @@ class Terms:
 def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> SiteSettings:
     """Makes the site a member; repeating it after a lost reply is harmless.
 
+    A site that was a member before joins again with a new token, and keeps its ledger.
+
     Raises:
-        ConflictError: the site is a member already.
+        ConflictError: the site belongs to another merchant, or its ledger has other terms.
         UnauthorisedError: the invitation is not valid any more.
         TransportError: the server cannot be reached.
     """
-    if site.has_joined():
-        raise ConflictError(f"{site.path} has joined already; choose another folder with --site")
+    if site.has_joined() and site.settings().merchant != invitation.merchant:
+        raise ConflictError(
+            f"{site.path} belongs to {site.settings().merchant}; choose another folder with --site"
+        )
     key = _own_key(site)
     ledger_key = _open_ledger(site, terms, now)
     membership = _ask(site, invitation, ledger_key)
@@ -67,7 +74,8 @@ def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> 
     write_credentials(site.identity, "merchant", Credentials(key=key, certificate=certificate))
     write_atomically(site.identity / "authority.pem", invitation.authority_pem.encode())
     write_atomically(site.identity / "root.json", membership.tuf_root)
-    make_application_credentials(site, now)
+    if not site.has_joined():
+        make_application_credentials(site, now)
     settings = SiteSettings(
         merchant=invitation.merchant,
         server_address=invitation.address,
@@ -78,6 +86,27 @@ def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> 
     )
     site.write(settings)
     return settings
+
+
+def renew_if_due(site: Site, channel: grpc.Channel, now: dt.datetime) -> bool:
+    """Gets a new certificate for the same key in the last third of the present one's life.
+
+    The server lets the old certificate pass until the new one was used, so a lost reply does no
+    harm. Returns whether a new one was written; connect again to use it.
+    """
+    present = site.credentials()
+    until = present.certificate.not_valid_after_utc
+    if until - now > (until - present.certificate.not_valid_before_utc) / 3:
+        return False
+    request = pb.RenewRequest(csr_der=certificate_request(present.key, "renewal"))
+    stub = rpc.EnrolmentStub(channel)
+    membership: pb.Membership = stub.Renew(request, timeout=CALL_TIMEOUT_S)
+    certificate = certificate_of(membership.certificate_der)
+    if identity_of(certificate) != identity_of(present.certificate):
+        raise InvalidInputError("the server renewed for somebody else; tell the operator")
+    renewed = Credentials(key=present.key, certificate=certificate)
+    write_credentials(site.identity, "merchant", renewed)
+    return True
 
 
 def make_application_credentials(site: Site, now: dt.datetime) -> None:
@@ -126,6 +155,15 @@ def _ask(site: Site, invitation: Invitation, ledger_key: bytes) -> pb.Membership
         return membership
 
 
+def _check_terms(ledger: Ledger, terms: Terms) -> None:
+    """A ledger of an earlier attempt keeps its cap: it cannot be set anew in passing."""
+    if (ledger.cap_epsilon, ledger.opening.delta) != (terms.epsilon_cap, terms.delta):
+        raise ConflictError(
+            f"this site's ledger was opened with cap {ledger.cap_epsilon:g} at delta "
+            f"{ledger.opening.delta:g}; join with these, and use 'raise-cap' afterwards"
+        )
+
+
 def _open_ledger(site: Site, terms: Terms, now: dt.datetime) -> bytes:
     """Opens the privacy ledger (or finds the one of an earlier attempt); returns its public key."""
     try:
@@ -139,4 +177,5 @@ def _open_ledger(site: Site, terms: Terms, now: dt.datetime) -> bytes:
     except ConflictError:
         store = LedgerStore.open(site.ledger)
     with store:
+        _check_terms(store.ledger, terms)
         return bytes.fromhex(store.ledger.opening.public_key)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hansa.core.canonical import canonical_json, parse_json
 from hansa.core.credentials import read_credentials
-from hansa.core.errors import ConflictError, InvalidInputError, NotFoundError
+from hansa.core.errors import InvalidInputError, NotFoundError
 from hansa.core.identity import Credentials
 from hansa.core.storage import write_atomically
 
@@ -54,15 +54,7 @@ class Site:
         self.pseudonym_key = path / "pseudonyms.key"
 
     def write(self, settings: SiteSettings) -> None:
-        """Writes the settings of a new site.
-
-        Raises:
-            ConflictError: the site has joined a federation already.
-        """
-        if (self.path / _FILE).exists():
-            raise ConflictError(
-                f"{self.path} has joined already; choose another folder with --site"
-            )
+        """Writes the settings of a site that has joined."""
         write_atomically(self.path / _FILE, canonical_json(settings.model_dump(mode="json")))
 
     def has_joined(self) -> bool:

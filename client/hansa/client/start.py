@@ -15,6 +15,7 @@ from hansa.client.serving.server import RetailServer, ServingSettings, TlsFiles
 from hansa.client.site import Site, SiteSettings
 from hansa.client.storefront import Storefront
 from hansa.core.credentials import read_credentials
+from hansa.core.errors import HansaError
 from hansa.core.storage import BlobStore
 
 _log = logging.getLogger(__name__)
@@ -30,8 +31,10 @@ def utc_now() -> dt.datetime:
 def start(site: Site) -> None:
     """Runs the site until SIGTERM or SIGINT.
 
+    What the federation refuses ends the taking part, never the serving.
+
     Raises:
-        HansaError: the site cannot run, or the federation does not want it any more.
+        HansaError: the site cannot run: not joined, ledger in use or broken, port taken.
     """
     settings = site.settings()
     stop = threading.Event()
@@ -44,16 +47,29 @@ def start(site: Site) -> None:
     thread = threading.Thread(target=storefront.run, args=(stop,), name="storefront", daemon=True)
     thread.start()
     try:
-        with LedgerStore.open(site.ledger) as store:
-            _node(site, settings, store).run(stop)
+        _take_part(site, settings, stop)
+        stop.wait()
     finally:
         stop.set()
         thread.join(timeout=_GRACE_S)
         server.stop(_GRACE_S)
 
 
+def _take_part(site: Site, settings: SiteSettings, stop: threading.Event) -> None:
+    """Serves the federation; when that ends for good, the shop goes on being served."""
+    with LedgerStore.open(site.ledger) as store:
+        try:
+            _node(site, settings, store).run(stop)
+        except HansaError as error:
+            _log.error(  # no traceback: the sentence says it all
+                "%s. This site takes no part in the federation until it is started again; "
+                "search and recommendation go on",
+                error,
+            )
+
+
 def _node(site: Site, settings: SiteSettings, store: LedgerStore) -> NodeLoop:
-    application = FlowerApplication(site, settings)
+    application = FlowerApplication(site)
     outbox, contexts = Outbox(site.outbox), BlobStore(site.contexts)
     worker = Worker(settings, store, outbox, contexts, application, utc_now)
     return NodeLoop(site, settings, worker)

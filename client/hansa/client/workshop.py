@@ -41,13 +41,29 @@ def open_workshop(site: Site, plan: RunPlan) -> Workshop:
     keys = [item.key for item in dataset.items]
     texts = tuple(item.text for item in dataset.items)
     encoder = Encoder.load(_folder(site, plan), max_tokens=plan.model.max_tokens)
-    model = _BaseModel(encoder, digest({"base": plan.model.base, "tokens": plan.model.max_tokens}))
     return Workshop(
         examples=make_examples(dataset.shoppers(), keys, plan.task),
-        embeddings=EmbeddingCache(site.cache / "base").embeddings(model, texts),
+        embeddings=_embeddings(site, plan, encoder, texts),
         texts=texts,
         encoder=encoder,
     )
+
+
+def embed_catalogue(site: Site, plan: RunPlan) -> None:
+    """Puts the catalogue's embeddings into the cache; reads the public items alone.
+
+    Raises:
+        NotFoundError: nothing was ingested yet.
+        InvalidInputError: the data set or the base model is damaged or missing.
+    """
+    texts = tuple(item.text for item in Dataset.load(site.dataset).items)
+    encoder = Encoder.load(_folder(site, plan), max_tokens=plan.model.max_tokens)
+    _embeddings(site, plan, encoder, texts)
+
+
+def _embeddings(site: Site, plan: RunPlan, encoder: Encoder, texts: tuple[str, ...]) -> Floats:
+    name = digest({"base": plan.model.base, "tokens": plan.model.max_tokens})
+    return EmbeddingCache(site.cache / "base").embeddings(_BaseModel(encoder, name), texts)
 
 
 class _BaseModel:

@@ -1,7 +1,7 @@
 """The run plan: everything that a round will do, written down before it starts.
 
-A plan is public. The operator signs its canonical form, every client checks that form against what
-its merchant accepted, and every ledger entry and release names its digest.
+A plan is public. The operator signs its canonical form, every client checks the signature before it
+works, and every ledger entry and release names its digest.
 """
 
 from pathlib import Path
@@ -82,7 +82,8 @@ class PrivacySpec(PlanPart):
 class FederationSpec(PlanPart):
     """Who must take part, and how long the others wait for them."""
 
-    strategy: Literal["FedAvg", "FedAvgM", "FedAdam"] = "FedAvg"
+    strategy: Literal["FedAvg"] = "FedAvg"
+    """Flower's strategy that aggregates the updates."""
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     quorum: Annotated[int, Field(ge=1, le=100_000)]
     """Fewer valid updates than this fail the round."""
@@ -121,6 +122,10 @@ class RunPlan(PlanPart):
         if self.compression is not None and self.training.trains != "tower":
             raise ValueError(
                 "only a tower run can be released yet: set 'compression: null' for lora"
+            )
+        if self.privacy.evaluation_noise_multiplier is not None and self.compression is None:
+            raise ValueError(
+                "only a run that releases is evaluated: leave evaluation_noise_multiplier out"
             )
         return self
 

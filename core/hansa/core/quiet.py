@@ -30,7 +30,8 @@ def stay_offline(environment: MutableMapping[str, str]) -> None:
 def configure_logging(*, verbose: bool) -> None:
     """Hansa's own log at INFO, or DEBUG; of others' only warnings. Call it after the imports."""
     layout = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.WARNING, format=layout)
+    # ``force``: some libraries have set up the root logger while they were imported.
+    logging.basicConfig(level=logging.WARNING, format=layout, force=True)
     logging.getLogger("hansa").setLevel(logging.DEBUG if verbose else logging.INFO)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)

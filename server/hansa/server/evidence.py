@@ -16,6 +16,7 @@ from hansa.server.state.journal import LedgerCopies
 from hansa.server.state.members import Members
 from hansa.server.state.runs import RoundRecord, Runs
 from hansa.server.state.tables import RunRow
+from hansa.server.state.tasks import Tasks
 
 
 class ReleaseEvidence(Protocol):
@@ -32,6 +33,7 @@ class EvidenceDesk:
 
     runs: Runs
     members: Members
+    tasks: Tasks
     copies: LedgerCopies
     releases: ReleaseEvidence
     plan_key: Ed25519PrivateKey
@@ -44,7 +46,7 @@ class EvidenceDesk:
         """
         row = self.runs.get(run_id)
         rounds = self.runs.rounds(run_id)
-        asked = {name for record in rounds for name in record.cohort}
+        asked = self.tasks.merchants_of(run_id)
         evidence = packs.Evidence(
             plan=Signed.parse(row.signed_plan, "the stored plan"),
             run=_run_record(row, rounds),

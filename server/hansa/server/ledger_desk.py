@@ -11,7 +11,7 @@ from hansa.server.state.journal import LedgerCopies
 from hansa.server.state.members import Members
 from hansa.server.state.tables import RunRow, TaskRow
 
-MAX_ENTRIES_BYTES = 1 << 20
+MAX_ENTRIES_BYTES = 3 << 20
 
 
 class LedgerDesk:

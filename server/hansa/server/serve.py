@@ -40,7 +40,7 @@ from hansa.server.uploads import Uploads
 
 _log = logging.getLogger(__name__)
 
-_MAX_MESSAGE_BYTES = 2 << 20
+_MAX_MESSAGE_BYTES = 4 << 20
 _GRACE_S = 3.0
 _TIMESTAMP_PERIOD_S = 600.0
 
@@ -114,7 +114,7 @@ def assemble(state: StateFolder, open_releaser: OpenReleases = open_releases) ->
     settings = state.settings()
     engine = open_database(state.database)
     members, runs = Members(engine, time.time), Runs(engine, time.time)
-    copies = LedgerCopies(engine)
+    copies, tasks = LedgerCopies(engine), Tasks(engine)
     blobs = BlobStore(state.blobs)
     releaser = open_releaser(state, settings, blobs)
     authority = Authority(state.authority, tuf_root=releaser.root(), now=utc_now)
@@ -123,7 +123,7 @@ def assemble(state: StateFolder, open_releaser: OpenReleases = open_releases) ->
         settings=settings,
         authority=authority,
         members=members,
-        tasks=Tasks(engine),
+        tasks=tasks,
         runs=runs,
         journal=Journal(engine, time.time),
         ledgers=LedgerDesk(members, copies),
@@ -134,6 +134,7 @@ def assemble(state: StateFolder, open_releaser: OpenReleases = open_releases) ->
         evidence=EvidenceDesk(
             runs=runs,
             members=members,
+            tasks=tasks,
             copies=copies,
             releases=releaser,
             plan_key=authority.plan_key,

@@ -127,12 +127,32 @@ def test_only_the_present_certificate_of_a_present_member_passes(members) -> Non
     _join(members)
     members.check_member(HARBOUR, b"cert")
     members.renew(HARBOUR, b"newer", 9e9)
+    members.check_member(HARBOUR, b"newer")
     with pytest.raises(UnauthorisedError, match="replaced"):
         members.check_member(HARBOUR, b"cert")
     members.revoke(HARBOUR)
     for name in (HARBOUR, MARKET):
         with pytest.raises(UnauthorisedError, match="not a member"):
             members.check_member(name, b"newer")
+
+
+def test_a_lost_renewal_does_not_lock_the_member_out(members) -> None:
+    _join(members)
+    members.renew(HARBOUR, b"lost", 9e9)
+    members.check_member(HARBOUR, b"cert")
+    members.renew(HARBOUR, b"newer", 9e9)
+    members.check_member(HARBOUR, b"newer")
+    for older in (b"cert", b"lost"):
+        with pytest.raises(UnauthorisedError, match="replaced"):
+            members.check_member(HARBOUR, older)
+
+
+def test_a_revoked_merchant_can_be_invited_again(members) -> None:
+    _join(members)
+    members.revoke(HARBOUR)
+    members.invite(HARBOUR, serial="2", expires=2000.0)
+    row = members.check_invitation(HARBOUR, "2", "s" * 64)
+    assert (row.certificate_der, row.ledger_public_key) == (None, b"k" * 32)
 
 
 def test_a_silent_client_is_not_online(members, clock) -> None:

@@ -1,5 +1,6 @@
 """The client's life on the line: connect, register, work, and connect again after any fault."""
 
+import datetime as dt
 import logging
 import queue
 import random
@@ -10,6 +11,7 @@ from collections.abc import Callable
 import grpc
 
 from hansa.client.channel import CALL_TIMEOUT_S, open_channel, translated
+from hansa.client.enrol import renew_if_due
 from hansa.client.node.wire import Wire
 from hansa.client.node.work import Worker
 from hansa.client.site import Site, SiteSettings
@@ -41,6 +43,7 @@ class NodeLoop:
             UnauthorisedError: the membership was revoked or the certificate replaced.
             InvalidInputError: the server speaks another version.
             ConflictError: another client of the same merchant took over.
+            LedgerError: the server has seen more of the ledger than this site holds.
         """
         while not stop.is_set():
             try:
@@ -63,6 +66,10 @@ class NodeLoop:
             request = pb.RegisterRequest(protocol=PROTOCOL, software=SOFTWARE)
             session = rpc.FederationStub(channel).Register(request, timeout=CALL_TIMEOUT_S)
             _log.info("connected to %s as %s", address, session.merchant)
+            self._worker.check_seen(session.next_ledger_position)
+            if renew_if_due(self._site, channel, dt.datetime.now(dt.UTC)):
+                _log.info("renewed the certificate; connecting again with it")
+                return
             self._pause_s = _FIRST_PAUSE_S
             _Session(
                 Wire(channel, session), self._worker, session.heartbeat_period_ms / 1000

@@ -1,4 +1,7 @@
-"""Updates that are finished and not yet acknowledged. What lies here is sent as it is, never made again."""
+"""Updates that are finished and not yet acknowledged.
+
+What lies here is sent as it is, never made again.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +30,7 @@ class Letter(BaseModel):
 
 
 class Outbox:
-    """A folder with a content file and a note for each finished update; the note is written last."""
+    """A folder with a content file and, written after it, a note for each finished update."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -54,7 +57,7 @@ class Outbox:
                 yield piece
 
     def drop(self, task: TaskId) -> None:
-        """Forgets an acknowledged update; the note goes first, so that no note is without its content."""
+        """Forgets an acknowledged update; its note goes first, so no note is without content."""
         self._note(task).unlink(missing_ok=True)
         self._content(task).unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ made twice.
 import datetime as dt
 import logging
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.node.outbox import Letter, Outbox
@@ -19,6 +20,7 @@ from hansa.core.errors import (
     ConflictError,
     HansaError,
     InvalidInputError,
+    LedgerError,
     SignatureError,
 )
 from hansa.core.evidence import PLAN_DOMAIN
@@ -34,8 +36,18 @@ _log = logging.getLogger(__name__)
 
 _PHASES = {pb.PHASE_TRAIN: "train", pb.PHASE_EVALUATE: "evaluate"}
 
-Application = Callable[[RunPlan, str, Sequence[bytes]], bytes]
-"""Runs the Flower app: (plan, phase, content files) -> content file of the reply."""
+
+class Application(Protocol):
+    """Runs the Flower app."""
+
+    def prepare(self, plan: RunPlan) -> None:
+        """Makes ready what a task of the plan needs; touches no shopper's data."""
+        ...
+
+    def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
+        """From a task's content files to the content file of the reply."""
+        ...
+
 
 Clock = Callable[[], dt.datetime]
 
@@ -67,6 +79,22 @@ class Worker:
         self._application = application
         self._clock = clock
 
+    def check_seen(self, next_position: int) -> None:
+        """Refuses to work with an old copy of the ledger, which would forget what was spent.
+
+        Args:
+            next_position: the first entry that the server does not hold.
+
+        Raises:
+            LedgerError: the server holds more entries than there are here.
+        """
+        held = len(self._store.ledger.entries)
+        if next_position > held:
+            raise LedgerError(
+                f"the server has seen {next_position} entries of this ledger, {held} are here: an "
+                "old copy was restored; bring back the newest one"
+            )
+
     def do(self, task: pb.Task, wire: Wire) -> None:
         """Answers a task with an update or a refusal; a repetition sends the same bytes again."""
         try:
@@ -92,6 +120,7 @@ class Worker:
         plan = self._checked_plan(task)
         phase = _PHASES[task.phase]
         contents = self._contents(task, wire)
+        self._prepare(plan)
         self._reserve(task, plan, phase)
         return self._outbox.put(TaskId(task.task_id), self._run(plan, phase, contents))
 
@@ -143,7 +172,7 @@ class Worker:
             ) from error
 
     def _contents(self, task: pb.Task, wire: Wire) -> list[bytes]:
-        """The task's content file and, where the run has one, its context file, which is fetched once."""
+        """The task's content file and, where the run has one, its context file, fetched once."""
         own = wire.download(task.task_id, task.content)
         if not task.HasField("context"):
             return [own]
@@ -151,6 +180,14 @@ class Worker:
         if not self._contexts.has(sha):
             self._contexts.put(wire.download(task.task_id, task.context))
         return [own, self._contexts.read(sha)]
+
+    def _prepare(self, plan: RunPlan) -> None:
+        """What needs no shopper, such as embedding the catalogue, is done before any spending."""
+        try:
+            self._application.prepare(plan)
+        except HansaError as error:
+            _log.exception("the site is not ready")
+            raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
 
     def _run(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
         try:

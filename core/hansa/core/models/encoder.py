@@ -61,10 +61,10 @@ class LoraLinear(nn.Module):
         return self.base
 
 
-class _PlainBert(BertModel):
+class _PlainBert(BertModel):  # type: ignore[no-untyped-call]
     """A BERT without a pooler: that a checkpoint brings one is nothing to report."""
 
-    _keys_to_ignore_on_load_unexpected = (r"pooler\.",)
+    _keys_to_ignore_on_load_unexpected = [r"pooler\."]  # noqa: RUF012 - the base class reads it
 
 
 class Encoder:

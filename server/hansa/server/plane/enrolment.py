@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from hansa.core.canonical import sha256_hex
-from hansa.core.errors import InvalidInputError
+from hansa.core.errors import InvalidInputError, UnauthorisedError
 from hansa.core.identity import Role
 from hansa.protos.v1 import enrolment_pb2 as pb
 from hansa.protos.v1 import enrolment_pb2_grpc as rpc
@@ -53,6 +53,11 @@ class EnrolmentService(rpc.EnrolmentServicer):
         row = self._members.check_invitation(name, peer.serial, digest)
         if row.certificate_der is not None:
             return self._membership(name, row.certificate_der)
+        if row.ledger_public_key not in (None, request.ledger_public_key):
+            raise UnauthorisedError(
+                "this merchant was a member with another ledger; "
+                "join again from its old site folder"
+            )
         certificate, expires = self._authority.certify(name, request.csr_der)
         joining = Joining(
             request_sha256=digest,

@@ -43,8 +43,8 @@ class _Run:
 class GrpcGrid(Grid):
     """Hands a strategy's messages to merchants as durable tasks and collects their replies.
 
-    Every message becomes one task whose id is ``run/round/phase/merchant``, so that pushing the same round again
-    after a crash finds the tasks, and the replies, of the first time.
+    Every message becomes one task whose id is ``run/round/phase/merchant``, so that pushing the
+    same round again after a crash finds the tasks, and the replies, of the first time.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class GrpcGrid(Grid):
         return [node_id for node_id, name in names.items() if name in asked]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Writes the messages down as tasks without a deadline of their own; returns the task ids."""
+        """Writes the messages down as tasks without deadlines of their own; returns the ids."""
         return [str(task) for task in self._post(messages, timeout=86_400.0)]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -116,7 +116,7 @@ class GrpcGrid(Grid):
             timeout: seconds until the tasks that are still open expire; None waits a day.
 
         Returns:
-            A reply for each message: content, or an error with code ``REFUSED_CODE`` and the reason.
+            A reply for each message: content, or an error with code ``REFUSED_CODE`` and a reason.
             When the run is stopped meanwhile, it returns at once and leaves the tasks as they are.
         """
         limit = timeout if timeout is not None else 86_400.0

@@ -1,6 +1,6 @@
 """Flower's strategies as a plan names them."""
 
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, Strategy
+from flwr.serverapp.strategy import FedAvg, Strategy
 
 from hansa.core.plan import FederationSpec
 
@@ -13,8 +13,7 @@ Real counts would be private, and a client could inflate its own.
 
 def make_strategy(spec: FederationSpec) -> Strategy:
     """The plan's strategy; it asks every merchant that is online, and at least the quorum."""
-    chosen = {"FedAvg": FedAvg, "FedAvgM": FedAvgM, "FedAdam": FedAdam}[spec.strategy]
-    strategy: Strategy = chosen(
+    return FedAvg(
         fraction_train=1.0,
         fraction_evaluate=1.0,
         min_train_nodes=spec.quorum,
@@ -22,4 +21,3 @@ def make_strategy(spec: FederationSpec) -> Strategy:
         min_available_nodes=spec.quorum,
         weighted_by_key=WEIGHT_KEY,
     )
-    return strategy

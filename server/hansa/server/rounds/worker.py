@@ -162,8 +162,8 @@ class RunWorker:
             self._end(row.run_id, "completed", "trained; the plan releases nothing")
             return
         rounds = self._runs.rounds(row.run_id)
-        accepted = {name for record in rounds for name in record.accepted}
-        ledgers = {str(name): self._ledgers(name) for name in accepted}
+        asked = self._plane.tasks.merchants_of(RunId(row.run_id))
+        ledgers = {str(name): self._ledgers(name) for name in asked}
         release = self._releaser.release(row, plan, model, rounds, ledgers, dt.datetime.now(dt.UTC))
         self._runs.note_evaluation(row.run_id, {"release": release.figures})
         self._runs.note_release(row.run_id, release.version)

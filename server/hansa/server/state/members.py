@@ -41,25 +41,30 @@ class Members:
     def invite(self, name: MerchantId, *, serial: str, expires: float) -> None:
         """Notes a fresh invitation; an unused older one ceases to be valid.
 
+        Somebody who was revoked, or whose certificate has expired, may be invited again; it must
+        then show the ledger key that it had.
+
         Raises:
-            ConflictError: the merchant is a member already, or was revoked.
+            ConflictError: the merchant is a member.
         """
         with Session(self._engine) as session, session.begin():
             row = session.scalar(select(MerchantRow).where(MerchantRow.name == name))
             if row is None:
                 row = MerchantRow(name=name, state="invited")
                 session.add(row)
-            elif row.state != "invited":
+            elif row.state == "member" and (row.certificate_expires or 0.0) > self._clock():
                 raise ConflictError(
-                    f"merchant {name!r} is {row.state}; choose another name or revoke it first"
+                    f"merchant {name!r} is a member; choose another name or revoke it first"
                 )
+            row.state, row.certificate_der, row.request_sha256 = "invited", None, None
             row.invitation_serial, row.invitation_expires = serial, expires
 
     def check_invitation(self, name: str, serial: str, request_sha256: str) -> MerchantRow:
         """The merchant to whom the invitation belongs; it is unused, or used by this very request.
 
         Raises:
-            UnauthorisedError: the invitation is unknown, expired, replaced or used by another request.
+            UnauthorisedError: the invitation is unknown, expired, replaced or used by another
+                request.
         """
         row = self._find(name)
         if row is None or row.invitation_serial != serial:
@@ -92,9 +97,13 @@ class Members:
                 )
 
     def renew(self, name: str, certificate_der: bytes, expires: float) -> None:
-        """Replaces a member's certificate; the older one ceases to be valid."""
+        """Replaces a member's certificate; the older one ceases to be valid once this one is used.
+
+        The reply that carries the new certificate may be lost, and must not lock the member out.
+        """
         with Session(self._engine) as session, session.begin():
             row = self._member(session, name)
+            row.previous_certificate_der = row.certificate_der
             row.certificate_der, row.certificate_expires = certificate_der, expires
 
     def revoke(self, name: str) -> None:
@@ -112,14 +121,25 @@ class Members:
     def check_member(self, name: str, certificate_der: bytes) -> None:
         """Lets only the present certificate of a present member pass; asked on every call.
 
+        After a renewal the previous one passes too, until the new one was used.
+
         Raises:
             UnauthorisedError: revoked, unknown, or another certificate was issued since.
         """
         row = self._find(name)
         if row is None or row.state != "member":
             raise UnauthorisedError(f"merchant {name!r} is not a member of this federation")
-        if row.certificate_der != certificate_der:
+        if row.certificate_der == certificate_der:
+            self._retire_previous(row)
+        elif row.previous_certificate_der != certificate_der:
             raise UnauthorisedError("this certificate was replaced by a newer one")
+
+    def _retire_previous(self, used: MerchantRow) -> None:
+        if used.previous_certificate_der is None:
+            return
+        same = (MerchantRow.name == used.name, MerchantRow.certificate_der == used.certificate_der)
+        with Session(self._engine) as session, session.begin():
+            session.execute(update(MerchantRow).where(*same).values(previous_certificate_der=None))
 
     def open_session(self, name: str, software: str) -> int:
         """A new session number; it fences off all older ones."""

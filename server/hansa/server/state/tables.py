@@ -31,6 +31,7 @@ class MerchantRow(Table):
     invitation_expires: Mapped[float]
     certificate_der: Mapped[bytes | None] = mapped_column(LargeBinary)
     certificate_expires: Mapped[float | None]
+    previous_certificate_der: Mapped[bytes | None] = mapped_column(LargeBinary)  # until first use
     request_sha256: Mapped[str | None] = mapped_column(String(64))
     ledger_public_key: Mapped[bytes | None] = mapped_column(LargeBinary)
     session: Mapped[int] = mapped_column(default=0)

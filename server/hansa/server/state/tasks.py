@@ -125,6 +125,12 @@ class Tasks:
             )
             return {MerchantId(name) for name in session.scalars(query)}
 
+    def merchants_of(self, run_id: RunId) -> list[MerchantId]:
+        """Everybody who was asked for anything in a run, by name."""
+        with Session(self._engine) as session:
+            query = select(TaskRow.merchant).where(TaskRow.run_id == run_id).distinct()
+            return sorted(MerchantId(name) for name in session.scalars(query))
+
     def expire(self, task_ids: Sequence[TaskId]) -> None:
         """Closes the named tasks that are still open: their results will come too late."""
         self._expire(TaskRow.task_id.in_(task_ids), "deadline", "no answer before the deadline")

@@ -25,6 +25,7 @@ def _create_members() -> None:
         sa.Column("invitation_expires", sa.Double, nullable=False),
         sa.Column("certificate_der", sa.LargeBinary),
         sa.Column("certificate_expires", sa.Double),
+        sa.Column("previous_certificate_der", sa.LargeBinary),
         sa.Column("request_sha256", sa.String(64)),
         sa.Column("ledger_public_key", sa.LargeBinary),
         sa.Column("session", sa.Integer, nullable=False),
