@@ -1,5 +1,6 @@
 """The demo's four merchants and their operator, each by its own command and process."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -12,6 +13,9 @@ from typing import Any
 
 import show
 from processes import Processes, StepError, free_port
+
+from hansa.client.site import Site
+from hansa.core.storage import write_atomically
 
 _START_S = 90.0
 _RUN_S = 300.0
@@ -96,6 +100,7 @@ class Federation:
         cap = ("--epsilon-cap", str(merchant.epsilon_cap))
         serving = ("--serving-port", str(merchant.port), "--update-period-s", "1")
         self._site(merchant, "join", f"@{token}", *cap, *serving, *model)
+        self._settle_split(merchant)
         pairs = [
             word
             for ours, theirs in merchant.mapping.items()
@@ -107,6 +112,15 @@ class Federation:
         )
         self._processes.start(merchant.name, "hansa-client", "start", "--site", str(merchant.site))
         return report
+
+    @staticmethod
+    def _settle_split(merchant: Merchant) -> None:
+        """Gives the site a known pseudonym key, so that every demo holds out the same shoppers.
+
+        A real site makes a secret one by itself at its first ingest.
+        """
+        key = hashlib.sha256(f"hansa demo key of {merchant.name}".encode()).digest()
+        write_atomically(Site(merchant.site).pseudonym_key, key, mode=0o600)
 
     def _site(self, merchant: Merchant, *words: str) -> str:
         return self._processes.run("hansa-client", *words, "--site", str(merchant.site)).stdout

@@ -89,7 +89,15 @@ def _merchant_table(summary: Mapping[str, Any]) -> None:
     columns = ("merchant", "rounds joined", "epsilon spent", "shoppers (noised)", "refused because")
     table("For the merchants", columns, rows)
     quality = summary["quality"]
-    names = ("popularity", "zero_shot", "nearest_history", "local_dp", "federated", "federated_dp")
+    names = (
+        "popularity",
+        "zero_shot",
+        "nearest_history",
+        "local_dp",
+        "local_dp_tuned",
+        "federated",
+        "federated_dp",
+    )
     table(
         f"{quality['task']}: {quality['metric']} on held-out shoppers, "
         f"epsilon {quality['epsilon']}",

@@ -399,15 +399,16 @@ class TestAServerThatGoesDown:
             asyncio.run(second())
 
     def test_finished_rounds_are_not_run_again(self, federation: Federation) -> None:
-        """Killed between two rounds: with no merchant online, the next one cannot begin."""
+        """Killed between two rounds: the merchant has finished one and not begun the next."""
         killed = federation.start_server_process()
         site, toy = federation.join("harbour"), ToyApplication(1.0)
         first = federation.start_client(site, toy)
         run_id = federation.launch(toy_plan(rounds=400, quorum=1))
         with federation.operator() as client:
             wait_until("three rounds", lambda: client.run(run_id).rounds_done >= 3)
-        first.tell_to_stop()
-        first.wait()
+            first.tell_to_stop()
+            first.wait()
+            before = list(client.run(run_id).rounds)
         killed.stop()
         done = len(toy.rounds)
         server = federation.start_server()
@@ -416,7 +417,8 @@ class TestAServerThatGoesDown:
         wait_until("two more rounds", lambda: len(again.rounds) >= 2)
         with federation.operator() as client:
             client.stop_run(run_id)
-        federation.wait_for(run_id)
+        after = list(federation.wait_for(run_id).rounds)
+        assert after[: len(before)] == before
         assert toy.rounds == list(range(1, done + 1))
         assert again.rounds[0] == done + 1
         for number, aggregate in enumerate(aggregates(server, run_id), 1):
