@@ -10,8 +10,8 @@ of the shop's cold items; the means are over all held-out shoppers of all shops.
 * ``local_dp`` is what each shop could do alone: the same plan at the same epsilon with noise, the
   mean of several repetitions. ``local_dp_tuned`` takes the learning rate that was best for training
   alone on other stores, a harder opponent.
-* ``federated_dp_repeated`` is the mean and the standard deviation of repetitions of the federated run
-  in this process: one run's noise moves its figure by about 0.02.
+* ``federated_dp_repeated`` is the mean and the standard deviation of repetitions of the federated
+  run in this process: one run's noise moves its figure by about 0.02.
 """
 
 import argparse

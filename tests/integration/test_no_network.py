@@ -29,12 +29,13 @@ NOWHERE = "127.0.0.2"
 """An address of this machine's that no part of Hansa has any business with."""
 
 
-def environment(home: Path, **more: str) -> Mapping[str, str]:
+def environment(home: Path) -> Mapping[str, str]:
     """As a merchant's machine may be: a proxy is set, and nobody switched any telemetry off."""
     proxy = dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), f"http://{NOWHERE}:9")
     ours = ("FLWR", "HF", "ORT", "TRANSFORMERS")
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     plain = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    return {**plain, **proxy, "HOME": str(home), "PYTHONPATH": str(ROOT), **more}
+    return {**plain, **proxy, "HOME": str(home), "PYTHONPATH": path}
 
 
 @dataclass(frozen=True)

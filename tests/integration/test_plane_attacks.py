@@ -284,6 +284,8 @@ class TestMembership:
         self, federation: Federation, member: RawMember
     ) -> None:
         fresh = renewed(member)
+        with federation.caller(fresh) as caller:
+            assert _register(caller).merchant == member.name
         code, text = refusal(member.register)
         assert (code, text) == (
             Code.PERMISSION_DENIED,
@@ -329,7 +331,7 @@ class TestTheFormOfACall:
             assert "deadline" in text
 
     def test_a_message_over_the_limit_is_refused(self, member: RawMember) -> None:
-        code, text = refusal(lambda: member.complete("a/1/train/b", DATA, bytes(3 << 20)))
+        code, text = refusal(lambda: member.complete("a/1/train/b", DATA, bytes(5 << 20)))
         assert code is Code.RESOURCE_EXHAUSTED
         assert "larger than max" in text
 
@@ -593,7 +595,7 @@ class TestTheLedger:
         assert reply.next_ledger_position == 3
 
     def test_too_many_entries_at_once_are_refused(self, member: RawMember, task: pb.Task) -> None:
-        code, text = refusal(lambda: member.complete(task.task_id, DATA, bytes(1_100_000)))
+        code, text = refusal(lambda: member.complete(task.task_id, DATA, bytes((3 << 20) + 1)))
         assert code is Code.FAILED_PRECONDITION
         assert "smaller portions" in text
 

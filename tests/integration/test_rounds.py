@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from hansa.core.content import Content
 from hansa.core.errors import ConflictError, InvalidInputError, UnauthorisedError
 from hansa.core.evidence import PLAN_DOMAIN, read_pack
 from hansa.core.ids import MerchantId, TaskId
+from hansa.core.plan import RunPlan
 from hansa.core.privacy.entries import Commit, Refuse, Reserve
 from hansa.core.signing import Signed, sign
 from hansa.core.storage import BlobStore
@@ -34,6 +35,7 @@ from tests.fakes.toy_federation import (
     FIRST_MODEL,
     Crash,
     ToyApplication,
+    ToyReleases,
     open_toy_releases,
     toy_plan,
     with_arrays,
@@ -112,15 +114,19 @@ class TestARun:
         assert [check for check in report.checks if not check.passed] == []
         assert [(spend.reservations, spend.commits) for spend in report.spends] == [(2, 2)] * 2
 
-    def test_noised_counts_of_all_merchants_are_pooled(
+    def test_the_mean_of_the_last_rounds_is_judged_by_pooled_noised_counts_and_released(
         self, federation: Federation, server: Server
     ) -> None:
+        """Each round moves the model by 2; the last half of four rounds ends at 6 and 8."""
         steps = {"harbour": 1.0, "market": 3.0}
         federation.start_clients(
             {federation.join(name): ToyApplication(step) for name, step in steps.items()}
         )
-        run = federation.finish(toy_plan(rounds=1, quorum=2, evaluated=True))
-        assert (run.state, run.sentence) == ("completed", "trained; the plan releases nothing")
+        run = federation.finish(toy_plan(rounds=4, quorum=2, releases=True, tail_fraction=0.5))
+        assert (run.state, run.sentence) == ("completed", "release 7 is published")
+        assert run.release_version == 7
+        assert isinstance(server.parts.releaser, ToyReleases)
+        assert_same(server.parts.releaser.released[run.run_id], moved(7.0))
         quality = server.parts.runs.get(run.run_id).evaluation
         assert quality is not None
         assert (quality["merchants"], quality["shoppers_noised"]) == (2, 10.0 + 30.0)
@@ -181,12 +187,26 @@ BROKEN: dict[str, Callable[[Content], Content]] = {
 }
 
 
-def garbage(_plan: object, _phase: str, _contents: object) -> bytes:
-    return b"\xff" * 100
+class GarbageApplication(ToyApplication):
+    """Answers with bytes that are no content file."""
+
+    def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
+        return b"\xff" * 100
 
 
-def failing(_plan: object, _phase: str, _contents: object) -> bytes:
-    raise RuntimeError("shopper 4711 could not be read")
+class FailingApplication(ToyApplication):
+    """Breaks, in training or already while it makes ready, with a private fact in the message."""
+
+    def __init__(self, *, while_preparing: bool = False) -> None:
+        super().__init__()
+        self._while_preparing = while_preparing
+
+    def prepare(self, plan: RunPlan) -> None:
+        if self._while_preparing:
+            raise RuntimeError("shopper 4711 could not be read")
+
+    def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
+        raise RuntimeError("shopper 4711 could not be read")
 
 
 class TestAMerchantThatMisbehaves:
@@ -199,7 +219,7 @@ class TestAMerchantThatMisbehaves:
         federation.start_clients(
             {
                 **toys,
-                federation.join("garbage"): garbage,
+                federation.join("garbage"): GarbageApplication(),
                 **{federation.join(name): ToyApplication(step) for name, step in honest.items()},
             }
         )
@@ -209,11 +229,13 @@ class TestAMerchantThatMisbehaves:
         assert sorted(run.rounds[0].accepted) == ["harbour", "market"]
         assert_same(aggregates(server, run.run_id)[0], moved(1.5))
 
+    @pytest.mark.parametrize("while_preparing", [False, True])
     def test_an_error_at_a_merchant_reaches_the_operator_by_its_kind_only(
-        self, federation: Federation, server: Server
+        self, federation: Federation, server: Server, while_preparing: bool
     ) -> None:
+        broken = FailingApplication(while_preparing=while_preparing)
         federation.start_clients(
-            {federation.join("harbour"): ToyApplication(), federation.join("mill"): failing}
+            {federation.join("harbour"): ToyApplication(), federation.join("mill"): broken}
         )
         run = federation.finish(toy_plan(rounds=1, quorum=1))
         (task,) = run.rounds[0].refused

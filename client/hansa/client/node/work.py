@@ -8,7 +8,8 @@ made twice.
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from hansa.client.ledger_store import LedgerStore
@@ -18,7 +19,6 @@ from hansa.client.site import SiteSettings
 from hansa.core.errors import (
     BudgetExhaustedError,
     ConflictError,
-    HansaError,
     InvalidInputError,
     LedgerError,
     SignatureError,
@@ -183,27 +183,26 @@ class Worker:
 
     def _prepare(self, plan: RunPlan) -> None:
         """What needs no shopper, such as embedding the catalogue, is done before any spending."""
-        try:
+        with _faults_named():
             self._application.prepare(plan)
-        except HansaError as error:
-            _log.exception("the site is not ready")
-            raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
 
     def _run(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
-        try:
+        with _faults_named():
             return self._application(plan, phase, contents)
-        except HansaError as error:
-            _log.exception("the work failed")
-            raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
-        except (
-            Exception
-        ) as error:  # the seam: a fault's text may quote private data, so only its kind leaves
-            _log.exception("the work failed")
-            raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
 
     def _entries(self, wire: Wire) -> bytes:
         entries = self._store.ledger.entries[wire.ledger_position :]
         return b"".join(entry.to_bytes() + b"\n" for entry in entries)
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """Lets only the kind of a fault leave: its text may quote private data; it stays in the log."""
+    try:
+        yield
+    except Exception as error:
+        _log.exception("the work failed")
+        raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
 
 
 def _events(plan: RunPlan, phase: str) -> Sequence[PrivacyEvent]:
