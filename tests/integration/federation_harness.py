@@ -261,7 +261,7 @@ class Federation:
         with self.operator() as client:
             return Invitation.from_token(client.invite(name, hours).token)
 
-    def join(self, name: str, *, cap: float = 8.0) -> Site:
+    def join(self, name: str, *, cap: float = 8.0, hours: int = 1) -> Site:
         """A member's site, made by the real invitation and the real join."""
         site = Site(self.folder / "sites" / name)
         terms = Terms(
@@ -271,7 +271,7 @@ class Federation:
             serving_port=0,
             update_period_s=60.0,
         )
-        join(site, self.invite(name), terms, utc_now())
+        join(site, self.invite(name, hours), terms, utc_now())
         return site
 
     def start_client(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from hansa.client.channel import open_channel, translated
@@ -15,6 +16,7 @@ from hansa.client.enrol import Terms, join, renew_if_due
 from hansa.client.ledger_store import read_ledger
 from hansa.client.site import Site
 from hansa.core.errors import ConflictError, LedgerError, UnauthorisedError
+from hansa.protos.v1 import federation_pb2 as pb
 from tests.fakes.toy_federation import ToyApplication, toy_plan
 from tests.integration.federation_harness import MODEL, Federation, utc_now, wait_until
 
@@ -70,13 +72,28 @@ def test_a_young_certificate_is_not_renewed(federation: Federation) -> None:
 
 
 def test_a_certificate_is_renewed_in_the_last_third_of_its_life(federation: Federation) -> None:
-    site = federation.join("harbour")
+    """It was issued 21 of its 30 days ago, by a server whose clock was shifted."""
+    with federation.clock.shifted(dt.timedelta(days=-21)):
+        site = federation.join("harbour", hours=600)
     before = site.credentials()
-    assert _renew(site, utc_now() + dt.timedelta(days=21))
+    assert _renew(site, utc_now())
     after = site.credentials()
     assert after.certificate != before.certificate
     assert after.key_pem == before.key_pem
     federation.start_clients({site: ToyApplication()})
+
+
+def test_a_running_client_renews_by_itself_and_works_with_the_new_certificate(
+    federation: Federation,
+) -> None:
+    with federation.clock.shifted(dt.timedelta(days=-21)):
+        site = federation.join("harbour", hours=600)
+    old = site.credentials()
+    federation.start_clients({site: ToyApplication()})
+    assert federation.finish(toy_plan(rounds=1, quorum=1)).state == "completed"
+    assert site.credentials().certificate.not_valid_after_utc > utc_now() + dt.timedelta(days=29)
+    with federation.caller(old) as caller, pytest.raises(grpc.RpcError, match="was replaced"):
+        caller.federation.Register(pb.RegisterRequest(protocol="1"), timeout=20)
 
 
 def test_a_revoked_merchant_joins_again_with_its_old_ledger(federation: Federation) -> None:

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from hansa.client.channel import open_channel, translated
-from hansa.client.enrol import Terms, join
+from hansa.client.enrol import Terms, join, renew_if_due
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.site import Site
 from hansa.core.credentials import read_credentials
@@ -34,7 +34,7 @@ from hansa.core.identity import (
     make_key,
 )
 from hansa.core.invitation import Invitation
-from hansa.core.privacy.entries import Entry, make_entry
+from hansa.core.privacy.entries import Entry, Open, make_entry
 from hansa.core.privacy.ledger import open_ledger
 from hansa.core.signing import signing_key
 from hansa.core.storage import CHUNK_BYTES
@@ -293,6 +293,33 @@ class TestMembership:
         )
         with federation.caller(fresh) as caller:
             assert _register(caller).merchant == member.name
+
+    def test_renewals_whose_replies_are_lost_lock_nobody_out(self, member: RawMember) -> None:
+        for _ in range(3):
+            renewed(member)
+        assert member.register().merchant == member.name
+
+    def test_a_client_whose_clock_is_wrong_renews_once_and_goes_on(self, member: RawMember) -> None:
+        """It takes even the new certificate for an old one; to renew in a circle helps nobody."""
+        before = member.site.credentials().certificate
+        wrong = now() + dt.timedelta(days=25)
+        assert not renew_if_due(member.site, member.caller.channel, wrong)
+        assert member.site.credentials().certificate != before
+
+    def test_no_certificate_from_before_a_revocation_comes_back_to_life(
+        self, federation: Federation, member: RawMember
+    ) -> None:
+        """Not even the one that a renewal had left valid until its successor was used."""
+        renewed(member)
+        revoke(federation, member)
+        opening = member.entries()[0].body
+        assert isinstance(opening, Open)
+        again = join_request(member.name)
+        again.ledger_public_key = bytes.fromhex(opening.public_key)
+        with federation.caller(invited(federation.invite(member.name))) as caller:
+            assert refusal(member.register)[0] is Code.PERMISSION_DENIED
+            caller.enrolment.Join(again, timeout=TIMEOUT_S)
+        assert refusal(member.register)[0] is Code.PERMISSION_DENIED
 
     def test_a_certificate_that_expires_on_an_open_connection_is_refused(
         self, federation: Federation, member: RawMember

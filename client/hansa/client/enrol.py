@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from cryptography import x509
 
 from hansa.client.channel import CALL_TIMEOUT_S, open_channel, translated
 from hansa.client.entropy import SystemEntropy
@@ -92,11 +93,11 @@ def renew_if_due(site: Site, channel: grpc.Channel, now: dt.datetime) -> bool:
     """Gets a new certificate for the same key in the last third of the present one's life.
 
     The server lets the old certificate pass until the new one was used, so a lost reply does no
-    harm. Returns whether a new one was written; connect again to use it.
+    harm. Returns whether a new one was written; connect again to use it. Where the new one seems
+    due again (the clock of this machine is wrong), it is False, so that nobody renews in a circle.
     """
     present = site.credentials()
-    until = present.certificate.not_valid_after_utc
-    if until - now > (until - present.certificate.not_valid_before_utc) / 3:
+    if not _renewal_is_due(present.certificate, now):
         return False
     request = pb.RenewRequest(csr_der=certificate_request(present.key, "renewal"))
     stub = rpc.EnrolmentStub(channel)
@@ -106,7 +107,12 @@ def renew_if_due(site: Site, channel: grpc.Channel, now: dt.datetime) -> bool:
         raise InvalidInputError("the server renewed for somebody else; tell the operator")
     renewed = Credentials(key=present.key, certificate=certificate)
     write_credentials(site.identity, "merchant", renewed)
-    return True
+    return not _renewal_is_due(certificate, now)
+
+
+def _renewal_is_due(certificate: x509.Certificate, now: dt.datetime) -> bool:
+    until = certificate.not_valid_after_utc
+    return until - now <= (until - certificate.not_valid_before_utc) / 3
 
 
 def make_application_credentials(site: Site, now: dt.datetime) -> None:

@@ -56,7 +56,8 @@ class Members:
                 raise ConflictError(
                     f"merchant {name!r} is a member; choose another name or revoke it first"
                 )
-            row.state, row.certificate_der, row.request_sha256 = "invited", None, None
+            row.state, row.request_sha256 = "invited", None
+            row.certificate_der = row.previous_certificate_der = None
             row.invitation_serial, row.invitation_expires = serial, expires
 
     def check_invitation(self, name: str, serial: str, request_sha256: str) -> MerchantRow:
@@ -103,7 +104,8 @@ class Members:
         """
         with Session(self._engine) as session, session.begin():
             row = self._member(session, name)
-            row.previous_certificate_der = row.certificate_der
+            # One that is still held as previous is the one in use: the present one never arrived.
+            row.previous_certificate_der = row.previous_certificate_der or row.certificate_der
             row.certificate_der, row.certificate_expires = certificate_der, expires
 
     def revoke(self, name: str) -> None:
