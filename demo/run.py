@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import scoreboard
 import show
@@ -67,49 +68,52 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _demo(options: argparse.Namespace) -> None:
     started = time.monotonic()
-    task = read_plan(options.plan).task
     out = fresh_folder(options.out.resolve())
     with Processes(out / "logs") as processes:
         exports = _exports(processes, options.exports, out)
-        federation = _federation(
-            processes, exports, out, options.base_model or parse_base_models([])["minilm"]
-        )
+        model = options.base_model or parse_base_models([])["minilm"]
+        federation = _federation(processes, exports, out, model)
         with show.step("operator: make the state, start the server"):
             federation.open()
-        ingests = federation.enrol(options.plan)
-        _show_ingests(ingests)
-        run = federation.run(options.plan)
-        verified_by = federation.wait_for_release(run["release_version"])
-        asked = ask_shops(federation, task)
-        latency = measure_latency(federation, task)
-        pack = federation.pack(run["run_id"])
-        with show.step("auditor: verify, flip one byte, verify again", 2) as bar:
-            report = verify(processes, pack)
-            bar.advance()
-            finding = verify(processes, tampered_copy(pack))
-        lora = federation.run(options.lora_plan)
-        budgets = {merchant.name: federation.budget(merchant) for merchant in federation.merchants}
-        memory = processes.peak_memory_mb()
-        quality = _quality(processes, federation, options.plan, out)
-    summary = scoreboard.summarise(
-        scoreboard.Observed(
-            merchants=federation.merchants,
-            run=run,
-            lora=lora,
-            budgets=budgets,
-            verified_by=verified_by,
-            asked=asked,
-            latency=latency,
-            audit=report,
-            tampered=finding,
-            quality=quality,
-            memory=memory,
-            wall_s=time.monotonic() - started,
-        )
-    )
+        _show_ingests(federation.enrol(options.plan))
+        seen = _observe(federation, processes, options, out)
+    summary = scoreboard.summarise(seen, wall_s=time.monotonic() - started)
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     show.role_tables(summary)
     show.console.print(f"All figures: {out / 'summary.json'}", highlight=False)
+
+
+def _observe(
+    federation: Federation, processes: Processes, options: argparse.Namespace, out: Path
+) -> scoreboard.Observed:
+    """The headline's run, its release, the shops' answers, the audit, and a taste of LoRA."""
+    task = read_plan(options.plan).task
+    run = federation.run(options.plan)
+    verified_by = federation.wait_for_release(run["release_version"])
+    asked = ask_shops(federation, task)
+    latency = measure_latency(federation, task)
+    report, finding = _audit(processes, federation.pack(run["run_id"]))
+    return scoreboard.Observed(
+        merchants=federation.merchants,
+        run=run,
+        verified_by=verified_by,
+        asked=asked,
+        latency=latency,
+        audit=report,
+        tampered=finding,
+        lora=federation.run(options.lora_plan),
+        budgets={one.name: federation.budget(one) for one in federation.merchants},
+        memory=processes.peak_memory_mb(),
+        quality=_quality(processes, federation, options.plan, out),
+    )
+
+
+def _audit(processes: Processes, pack: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the auditor finds in the evidence, and in a copy with one byte flipped."""
+    with show.step("auditor: verify, flip one byte, verify again", 2) as bar:
+        report = verify(processes, pack)
+        bar.advance()
+        return report, verify(processes, tampered_copy(pack))
 
 
 def _exports(processes: Processes, given: Path | None, out: Path) -> Path:

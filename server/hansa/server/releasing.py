@@ -2,8 +2,12 @@
 
 import datetime as dt
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hansa.compression.artifact import Artifact
+from hansa.compression.fidelity import Fidelity
 from hansa.compression.package import BaseInfo, build_gated_artifact
 from hansa.core import evidence
 from hansa.core.content import Content
@@ -32,6 +36,17 @@ from hansa.server.rounds.worker import Published
 from hansa.server.settings import StateFolder
 from hansa.server.state.runs import RoundRecord
 from hansa.server.state.tables import RunRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where a release comes from."""
+
+    run: RunRow
+    plan: RunPlan
+    rounds: tuple[int, ...]
+    epsilons: list[float]
+    aggregate: Sha256
 
 
 class Releaser:
@@ -94,11 +109,29 @@ class Releaser:
         Raises:
             ReleaseGateError: a limit of the plan is broken; nothing is released.
         """
-        if plan.compression is None:
-            raise InvalidInputError(f"the plan {plan.name!r} releases nothing")
+        newest = self._repository.newest(CHANNEL)
+        if newest is not None and newest.run == run.run_id:
+            # A crash came after the publication and before the run was closed.
+            return Published(version=newest.release_version, figures=dict(newest.fidelity))
         folder = self._state.work / run.run_id
         shutil.rmtree(folder, ignore_errors=True)
-        artifact, fidelity = build_gated_artifact(
+        artifact, fidelity = self._build(plan, model, folder)
+        source = _Source(
+            run=run,
+            plan=plan,
+            rounds=tuple(record.number for record in rounds),
+            epsilons=_epsilons(RunId(run.run_id), ledgers, plan.privacy.delta),
+            aggregate=store_arrays(self._blobs, model),
+        )
+        manifest = self._manifest(source, artifact, fidelity, now)
+        version = self._repository.publish(folder, manifest, now)
+        shutil.rmtree(folder)
+        return Published(version=version, figures=fidelity.model_dump(mode="json"))
+
+    def _build(self, plan: RunPlan, model: Arrays, folder: Path) -> tuple[Artifact, Fidelity]:
+        if plan.compression is None:
+            raise InvalidInputError(f"the plan {plan.name!r} releases nothing")
+        return build_gated_artifact(
             self._models.encoder(plan),
             self._models.folder(plan),
             self._models.tower(plan, model),
@@ -107,36 +140,32 @@ class Releaser:
             texts=self._models.public_texts(),
             limits=plan.compression,
         )
-        files = {
-            name: FileFacts(sha256=file.sha256, size_bytes=file.size_bytes)
-            for name, file in artifact.files.items()
-        }
-        figures = fidelity.model_dump(mode="json")
-        manifest = ReleaseManifest(
+
+    def _manifest(
+        self, source: "_Source", artifact: Artifact, fidelity: Fidelity, now: dt.datetime
+    ) -> ReleaseManifest:
+        plan = source.plan
+        return ReleaseManifest(
             version=self._repository.next_version(CHANNEL),
             channel=CHANNEL,
-            run=run.run_id,
+            run=source.run.run_id,
             plan_name=plan.name,
             plan_digest=plan.digest,
-            rounds=tuple(record.number for record in rounds),
-            epsilon=epsilon_text(_epsilons(RunId(run.run_id), ledgers, plan.privacy.delta)),
+            rounds=source.rounds,
+            epsilon=epsilon_text(source.epsilons),
             delta=plan.privacy.delta,
             unit=plan.privacy.unit,
             neighbouring_relation="add-or-remove-one",
             accountants=accountants(),
             base_model=BaseModelFacts(name=plan.model.base, digest=self._models.digest(plan)),
-            aggregate_sha256=store_arrays(self._blobs, model),
-            files=files,
-            fidelity={
-                name: float(value)
-                for name, value in figures.items()
-                if isinstance(value, int | float)
+            aggregate_sha256=source.aggregate,
+            files={
+                name: FileFacts(sha256=file.sha256, size_bytes=file.size_bytes)
+                for name, file in artifact.files.items()
             },
+            fidelity={name: float(value) for name, value in fidelity.model_dump().items()},
             created=now,
         )
-        version = self._repository.publish(folder, manifest, now)
-        shutil.rmtree(folder)
-        return Published(version=version, figures=figures)
 
     def evidence(self, version: int) -> evidence.Release:
         """The signed bytes of a release for the auditor."""
