@@ -33,8 +33,8 @@ from pathlib import Path
 import grpc
 import grpc.aio
 
-from hansa.client.release_source import GrpcReleaseSource
-from hansa.client.updater import UpdateLimits, Updater
+from hansa.client.updates.release_source import GrpcReleaseSource
+from hansa.client.updates.updater import UpdateLimits, Updater
 from hansa.core.errors import TransportError
 from hansa.core.ids import MerchantId, Sha256
 from hansa.core.storage import CHUNK_BYTES, file_sha256, write_atomically

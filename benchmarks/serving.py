@@ -38,11 +38,11 @@ from pathlib import Path
 import grpc
 import numpy as np
 
-from hansa.client.embedding_cache import EmbeddingCache
-from hansa.client.index import CatalogueIndex
+from hansa.client.retrieval.embedding_cache import EmbeddingCache
+from hansa.client.retrieval.index import CatalogueIndex
+from hansa.client.retrieval.serving_model import ServingModel
 from hansa.client.serving.retail import ActiveRelease
 from hansa.client.serving.server import RetailServer, ServingSettings, TlsFiles
-from hansa.client.serving_model import ServingModel
 from hansa.core.catalogue import Item
 from hansa.core.identity import Credentials, Identity, Role, issue, make_authority, make_key
 from hansa.core.ids import ReleaseVersion

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.client.dataset import Dataset
-from hansa.client.lexical import LexicalIndex
-from hansa.client.serving_model import ServingModel
+from hansa.client.retrieval.lexical import LexicalIndex
+from hansa.client.retrieval.serving_model import ServingModel
 from hansa.core.cold import is_held_out
 from hansa.core.metrics import ndcg_at_k, recall_at_k
 from hansa.core.plan import TaskSpec

@@ -25,15 +25,15 @@ import numpy as np
 import torch
 
 from hansa.client.dataset import Dataset
-from hansa.client.embedding_cache import EmbeddingCache
 from hansa.client.entropy import SystemEntropy
 from hansa.client.evaluation import Quality, Scorer, baselines, judge, tower_scorer
-from hansa.client.installed import InstalledReleases
 from hansa.client.report import served_scorer
-from hansa.client.serving_model import ServingModel
+from hansa.client.retrieval.embedding_cache import EmbeddingCache
+from hansa.client.retrieval.serving_model import ServingModel
 from hansa.client.site import Site
 from hansa.client.training.samples import ShopData
 from hansa.client.training.tower import train_tower
+from hansa.client.updates.installed import InstalledReleases
 from hansa.client.workshop import Workshop, open_workshop
 from hansa.core.content import Content
 from hansa.core.models.shapes import BASIS, NEGATIVES, PUBLIC

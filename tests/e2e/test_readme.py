@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -42,8 +43,7 @@ def _run(command: str, environment: dict[str, str], folder: Path) -> str:
     until = time.monotonic() + 60
     while True:
         done = subprocess.run(
-            command,
-            shell=True,
+            shlex.split(command),
             cwd=folder,
             env=environment,
             capture_output=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModel
 
-from hansa.client.serving_model import ServingModel
+from hansa.client.retrieval.serving_model import ServingModel
 from hansa.compression.package import BaseInfo, ZeroShotTower, build_gated_artifact
 from hansa.core.plan import CompressionSpec, ModelSpec
 

@@ -13,8 +13,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from hansa.client.release_source import GrpcReleaseSource, ReleaseSource
-from hansa.client.updater import Updater
+from hansa.client.updates.release_source import GrpcReleaseSource, ReleaseSource
+from hansa.client.updates.updater import Updater
 from hansa.core.errors import (
     InvalidInputError,
     NotFoundError,
@@ -203,8 +203,8 @@ KILLED_UPDATE = """
 import os, signal, sys
 from pathlib import Path
 import grpc
-from hansa.client.release_source import GrpcReleaseSource
-from hansa.client.updater import Updater
+from hansa.client.updates.release_source import GrpcReleaseSource
+from hansa.client.updates.updater import Updater
 
 class Killed(GrpcReleaseSource):
     def target(self, path, sha256, offset_bytes):

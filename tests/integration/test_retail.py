@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from hansa.client.index import CatalogueIndex, Hit
+from hansa.client.retrieval.index import CatalogueIndex, Hit
 from hansa.client.serving.retail import ActiveRelease
 from hansa.client.serving.server import RetailServer, ServingSettings, TlsFiles
 from hansa.core.errors import InvalidInputError

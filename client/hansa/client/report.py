@@ -9,13 +9,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from hansa.client.dataset import Dataset
-from hansa.client.embedding_cache import EmbeddingCache
 from hansa.client.evaluation import Quality, Scorer, baselines, compare
 from hansa.client.examples import Integers
-from hansa.client.installed import InstalledReleases
 from hansa.client.plans import PlanShelf
-from hansa.client.serving_model import ServingModel
+from hansa.client.retrieval.embedding_cache import EmbeddingCache
+from hansa.client.retrieval.serving_model import ServingModel
 from hansa.client.site import Site
+from hansa.client.updates.installed import InstalledReleases
 from hansa.client.workshop import Workshop, open_workshop
 from hansa.core.errors import NotFoundError
 

@@ -14,15 +14,15 @@ import numpy as np
 
 from hansa.client.channel import open_channel
 from hansa.client.dataset import Dataset
-from hansa.client.embedding_cache import EmbeddingCache
-from hansa.client.index import CatalogueIndex
 from hansa.client.plans import PlanShelf
-from hansa.client.release_source import GrpcReleaseSource
+from hansa.client.retrieval.embedding_cache import EmbeddingCache
+from hansa.client.retrieval.index import CatalogueIndex
+from hansa.client.retrieval.serving_model import ServingModel
 from hansa.client.serving.retail import ActiveRelease
 from hansa.client.serving.server import RetailServer
-from hansa.client.serving_model import ServingModel
 from hansa.client.site import Site, SiteSettings
-from hansa.client.updater import Updater
+from hansa.client.updates.release_source import GrpcReleaseSource
+from hansa.client.updates.updater import Updater
 from hansa.core.cold import is_cold
 from hansa.core.errors import HansaError, TransportError, UnauthorisedError
 from hansa.core.release import ReleaseManifest

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hansa.client.dataset import Dataset
-from hansa.client.embedding_cache import EmbeddingCache
 from hansa.client.examples import Examples, make_examples
+from hansa.client.retrieval.embedding_cache import EmbeddingCache
 from hansa.client.site import Site
 from hansa.core.canonical import digest
 from hansa.core.errors import InvalidInputError

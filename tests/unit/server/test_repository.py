@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hansa.client.updater import Updater
+from hansa.client.updates.updater import Updater
 from hansa.core.canonical import canonical_json
 from hansa.core.errors import (
     ConflictError,

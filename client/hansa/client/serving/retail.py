@@ -10,7 +10,7 @@ from typing import Protocol
 
 import grpc
 
-from hansa.client.index import Hit
+from hansa.client.retrieval.index import Hit
 from hansa.client.serving.latency import Latency, LatencyHistogram
 from hansa.core.errors import HansaError, InvalidInputError, NotFoundError
 from hansa.core.ids import ReleaseVersion
@@ -31,7 +31,7 @@ _STATUS: dict[type[HansaError], grpc.StatusCode] = {
 
 
 class RetailIndex(Protocol):
-    """What the service needs of an index (``hansa.client.index.CatalogueIndex`` is one)."""
+    """What the service needs of an index, such as ``retrieval.index.CatalogueIndex``."""
 
     def search(self, query: str, limit: int) -> list[Hit]:
         """The best items for a text."""

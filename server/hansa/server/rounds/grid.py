@@ -56,10 +56,17 @@ class GrpcGrid(Grid):
         self._round = 0
         self._phase = "train"
         self._excluded: set[MerchantId] = set()
+        self._present: list[int] = []
 
     def begin(self, round_number: int, phase: str) -> None:
-        """Names what the next messages belong to."""
+        """Names what the next messages belong to, and settles whom they can reach.
+
+        Flower's strategies count the nodes twice and wait without an end, deaf to a stop, when a
+        merchant went offline in between; so both counts must be the same.
+        """
         self._round, self._phase = round_number, phase
+        online = self._plane.members.online()
+        self._present = [node for node, name in online.items() if name not in self._excluded]
 
     def exclude(self, merchants: Iterable[MerchantId]) -> None:
         """Asks these merchants no more in this run (their budget is spent)."""
@@ -87,9 +94,8 @@ class GrpcGrid(Grid):
         )
 
     def get_node_ids(self) -> list[int]:
-        """Node ids of the merchants that are online and not excluded."""
-        online = self._plane.members.online()
-        return [node_id for node_id, name in online.items() if name not in self._excluded]
+        """Node ids of the merchants that were online, and not excluded, when the phase began."""
+        return list(self._present)
 
     def asked_before(self) -> list[int]:
         """Node ids of the merchants that were asked in this round by a server that broke off."""

@@ -62,7 +62,7 @@ class RoundLoop:
         started = time.monotonic()
         if self.stopped():
             raise RunInterrupted
-        self._wait_for_quorum()
+        self._begin_with_quorum(number)
         messages = self._configure(number, model)
         names = self.plane.members.names()
         cohort = [names[message.metadata.dst_node_id] for message in messages]
@@ -80,7 +80,6 @@ class RoundLoop:
 
     def _configure(self, number: int, model: Arrays) -> list[Message]:
         """The strategy's messages, and whom a round that broke off had asked the first time."""
-        self.grid.begin(number, "train")
         record = ArrayRecord({name: Array(array) for name, array in model.items()})
         messages = list(self.strategy.configure_train(number, record, ConfigRecord(), self.grid))
         known = {message.metadata.dst_node_id for message in messages}
@@ -90,19 +89,22 @@ class RoundLoop:
             if node_id not in known
         ]
 
-    def _wait_for_quorum(self) -> None:
-        """Flower would wait without an end, deaf to a stop."""
+    def _begin_with_quorum(self, number: int) -> None:
+        """Begins the round as soon as enough merchants are there; only this wait ends."""
         until = time.monotonic() + self.plan.federation.deadline_s
-        while len(self.grid.get_node_ids()) < self.plan.federation.quorum:
+        while (present := self._present(number)) < self.plan.federation.quorum:
             if self.stopped():
                 raise RunInterrupted
             if time.monotonic() > until:
                 raise QuorumNotMetError(
-                    f"only {len(self.grid.get_node_ids())} merchants are online or have budget "
-                    f"left, the plan's quorum is {self.plan.federation.quorum}; "
-                    "start more clients or lower the quorum"
+                    f"only {present} merchants are online or have budget left, the plan's quorum "
+                    f"is {self.plan.federation.quorum}; start more clients or lower the quorum"
                 )
             time.sleep(0.2)
+
+    def _present(self, number: int) -> int:
+        self.grid.begin(number, "train")
+        return len(self.grid.get_node_ids())
 
     def _check_quorum(self, number: int, intake: Intake) -> None:
         if len(intake.valid) >= self.plan.federation.quorum:

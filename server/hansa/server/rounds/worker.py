@@ -25,6 +25,7 @@ from hansa.server.state.tables import RunRow
 _log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+_LONGEST_STOP_S = 10.0
 
 Ledgers = Callable[[MerchantId], tuple[Entry, ...]]
 """Gives the server's copy of a merchant's ledger."""
@@ -83,10 +84,13 @@ class RunWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends after at most a few seconds; the run in hand stays unfinished."""
+        """Ends after at most a few seconds; the run in hand stays unfinished.
+
+        A release that is being built is left behind: it begins anew with the next start.
+        """
         self._going_down.set()
         self._plane.switchboard.announce()
-        self._thread.join()
+        self._thread.join(_LONGEST_STOP_S)
 
     def _work(self) -> None:
         while not self._going_down.is_set():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hansa.client.serving_model import ServingModel
+from hansa.client.retrieval.serving_model import ServingModel
 from hansa.compression.artifact import MODEL, Artifact, read_artifact
 from hansa.core.errors import InvalidInputError, UntrustedReleaseError
 from hansa.core.ids import Sha256
@@ -110,7 +110,8 @@ def test_model_json_that_contradicts_the_graphs_is_refused(tmp_path: Path) -> No
 
 def test_serving_needs_neither_torch_nor_transformers() -> None:
     code = (
-        "import sys, hansa.client.serving_model, hansa.client.index, hansa.client.serving.server; "
+        "import sys, hansa.client.retrieval.serving_model, hansa.client.retrieval.index; "
+        "import hansa.client.serving.server; "
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

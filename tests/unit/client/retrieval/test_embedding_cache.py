@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hansa.client.embedding_cache import EmbeddingCache
+from hansa.client.retrieval.embedding_cache import EmbeddingCache
 from tests.fakes.retrieval_model import FakeRetrievalModel
 
 TEXTS = ["red shoes", "blue hat", "green lamp"]

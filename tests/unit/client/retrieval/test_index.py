@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hansa.client.index import MAX_ITEMS, CatalogueIndex
+from hansa.client.retrieval.index import MAX_ITEMS, CatalogueIndex
 from hansa.core.errors import InvalidInputError, NotFoundError
 from tests.fakes.retrieval_model import FakeRetrievalModel, Product
 
@@ -169,7 +169,7 @@ def test_recall_of_the_scans_is_checked_at_the_build() -> None:
 
 
 def test_fused_answers_equal_the_full_formula_over_the_whole_catalogue() -> None:
-    from hansa.client.lexical import LexicalIndex
+    from hansa.client.retrieval.lexical import LexicalIndex
 
     rng = np.random.default_rng(1)
     items = [Product(f"p{i}", f"word{rng.integers(40)} word{rng.integers(40)}") for i in range(900)]

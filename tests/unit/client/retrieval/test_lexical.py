@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hansa.client.lexical import LexicalIndex, tokenise
+from hansa.client.retrieval.lexical import LexicalIndex, tokenise
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,8 @@ from tuf.api import exceptions as tuf_errors
 from tuf.ngclient import TargetFile
 from tuf.ngclient import Updater as TufUpdater
 
-from hansa.client.installed import InstalledReleases, Pointer
-from hansa.client.release_source import METADATA_URL, MetadataFetcher, ReleaseSource
+from hansa.client.updates.installed import InstalledReleases, Pointer
+from hansa.client.updates.release_source import METADATA_URL, MetadataFetcher, ReleaseSource
 from hansa.core.canonical import canonical_json
 from hansa.core.errors import (
     ConflictError,

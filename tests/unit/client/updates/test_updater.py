@@ -10,7 +10,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root, Timestamp
 
-from hansa.client.updater import UpdateLimits, Updater
+from hansa.client.updates.updater import UpdateLimits, Updater
 from hansa.core.errors import (
     ConflictError,
     HansaError,
@@ -398,7 +398,7 @@ def test_an_interrupted_installation_leaves_the_old_release_served(
         raise PowerCutError
 
     for step in ("write_atomically", "fsync_directory"):
-        monkeypatch.setattr(f"hansa.client.updater.{step}", power_cut)
+        monkeypatch.setattr(f"hansa.client.updates.updater.{step}", power_cut)
         with pytest.raises(PowerCutError):
             updater.refresh_and_fetch(CHANNEL)
         monkeypatch.undo()

@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from hansa.client.scan import ExactScan
+from hansa.client.retrieval.scan import ExactScan
 
 RNG = np.random.default_rng(0)
 
@@ -63,3 +66,8 @@ def test_a_bad_int8_copy_is_given_up_and_answers_are_exact_again() -> None:
     np.testing.assert_array_equal(
         scan.top(queries[0], 10)[0], np.argsort(-(vectors @ queries[0]))[:10]
     )
+
+
+def test_the_scan_and_the_runtime_load_in_any_order_that_a_command_uses() -> None:
+    code = "import hansa.client.retrieval.scan, torch, onnxruntime, usearch.index"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hansa.client.lexical import LexicalIndex
-from hansa.client.scan import ExactScan
+from hansa.client.retrieval.lexical import LexicalIndex
+from hansa.client.retrieval.scan import ExactScan
 from hansa.core.errors import InvalidInputError, NotFoundError
 
 Floats = npt.NDArray[np.float32]
@@ -58,7 +58,7 @@ class ListedItem(Protocol):
 
 
 class RetrievalModel(Protocol):
-    """What the index needs of a release (``hansa.client.serving_model.ServingModel`` is one)."""
+    """What the index needs of a release, such as ``serving_model.ServingModel``."""
 
     @property
     def dense_weight(self) -> float:

@@ -1,0 +1,1 @@
+"""Releases on their way to the site: fetched, verified, installed."""
