@@ -18,6 +18,17 @@ from rich.table import Table
 
 console = Console(soft_wrap=True)
 
+METHODS = {
+    "popularity": "popularity of items of like text",
+    "zero_shot": "zero-shot: mean of the history's embeddings",
+    "nearest_history": "the 3 nearest items of the history",
+    "local_dp": "local only, DP, the same plan",
+    "local_dp_tuned": "local only, DP, its own learning rate",
+    "federated": "federated, clipped, no noise",
+    "federated_dp": "federated, DP: the release as served",
+}
+"""Rows of the merchants' table of quality."""
+
 
 class Step:
     """A bar of one step."""
@@ -88,32 +99,26 @@ def _merchant_table(summary: Mapping[str, Any]) -> None:
     ]
     columns = ("merchant", "rounds joined", "epsilon spent", "shoppers (noised)", "refused because")
     table("For the merchants", columns, rows)
-    quality = summary["quality"]
-    names = (
-        "popularity",
-        "zero_shot",
-        "nearest_history",
-        "local_dp",
-        "local_dp_tuned",
-        "federated",
-        "federated_dp",
-    )
-    table(
-        f"{quality['task']}: {quality['metric']} on held-out shoppers, "
-        f"epsilon {quality['epsilon']}",
-        names,
-        [[f"{quality[name]:.4f}" for name in names]],
-    )
-    _beside_tables(quality)
+    _quality_tables(summary["quality"])
 
 
-def _beside_tables(quality: Mapping[str, Any]) -> None:
+def _quality_tables(quality: Mapping[str, Any]) -> None:
+    rows = [
+        (text, f"{quality[name]:.4f}", f"{quality['ndcg_at_10'][name]:.4f}")
+        for name, text in METHODS.items()
+    ]
+    title = f"{quality['task']}: {quality['held_out_shoppers']} held-out shoppers, all shops"
+    table(title, ("method", "recall@10", "nDCG@10"), rows)
+    repeated = quality["federated_dp_repeated"]
+    console.print(
+        f"One run's noise moves its figure: {quality['repetitions']} repetitions of the federated "
+        f"run give recall@10 {repeated['mean']:.4f}, standard deviation {repeated['std']:.4f}; "
+        "local_dp is a mean of as many. docs/demo.md says what the figures can bear.",
+        highlight=False,
+    )
     for name, figures in quality["beside"].items():
-        table(
-            f"Beside it, {name.replace('_', ' ')}",
-            list(figures),
-            [[f"{value:.4f}" for value in figures.values()]],
-        )
+        title = f"Beside it, {name.replace('_', ' ')}"
+        table(title, list(figures), [[f"{value:.4f}" for value in figures.values()]])
 
 
 def _operator_table(summary: Mapping[str, Any]) -> None:
