@@ -85,7 +85,12 @@ class Federation:
                 return merchant.name, report
 
             with ThreadPoolExecutor(2) as pool:
-                reports = dict(pool.map(one, self.merchants))
+                try:
+                    reports = dict(pool.map(one, self.merchants))
+                except BaseException:
+                    # The pool would wait for commands that nobody needs any more.
+                    self._processes.stop()
+                    raise
             self._processes.wait_until(
                 "every merchant online", self._all_online, timeout_s=_START_S
             )

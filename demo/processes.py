@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,24 +33,41 @@ class Processes:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: set[subprocess.Popen[str]] = set()
+        self._stopping = False
+        self._lock = threading.Lock()
         logs.mkdir(parents=True, exist_ok=True)
 
     def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end.
+        """Runs a command to its end; callable from several threads.
 
         Raises:
-            StepError: it failed, with what it said.
+            StepError: it failed, with what it said, or the demo is being stopped.
         """
         command = [str(_BIN / words[0]), *words[1:]]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=_environment(), check=False
-        )
-        if check and done.returncode != 0:
-            raise StepError(
-                f"'{' '.join(words)}' failed with exit code {done.returncode}: "
-                f"{done.stderr.strip()}"
+        child = self._begin(command)
+        try:
+            out, err = child.communicate()
+        finally:
+            self._commands.discard(child)
+        if check and child.returncode != 0:
+            code = child.returncode
+            raise StepError(f"'{' '.join(words)}' failed with exit code {code}: {err.strip()}")
+        return subprocess.CompletedProcess(command, child.returncode, out, err)
+
+    def _begin(self, command: list[str]) -> subprocess.Popen[str]:
+        with self._lock:
+            self._refuse_when_stopping()
+            pipe = subprocess.PIPE
+            child = subprocess.Popen(
+                command, stdout=pipe, stderr=pipe, text=True, env=_environment()
             )
-        return done
+            self._commands.add(child)
+            return child
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise StepError("the demo is being stopped")
 
     def json(self, *words: str) -> Any:
         """Runs a command with ``--json`` and returns what it printed."""
@@ -58,7 +76,8 @@ class Processes:
     def start(self, name: str, *words: str, threads: int = 1) -> None:
         """Starts a command that goes on running; its output goes to a log of that name."""
         command = [str(_BIN / words[0]), *words[1:]]
-        with (self._logs / f"{name}.log").open("wb") as log:
+        with self._lock, (self._logs / f"{name}.log").open("wb") as log:
+            self._refuse_when_stopping()
             self._running[name] = subprocess.Popen(
                 command,
                 stdout=log,
@@ -85,10 +104,14 @@ class Processes:
         return {name: _peak_mb(process.pid) for name, process in self._running.items()}
 
     def stop(self) -> None:
-        """Ends all: asks first, kills those that do not listen."""
-        for process in self._running.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+        """Ends all and starts nothing more: asks first, kills those that do not listen."""
+        with self._lock:
+            self._stopping = True
+            for command in list(self._commands):
+                command.kill()
+            for process in self._running.values():
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
         until = time.monotonic() + _STOP_S
         for process in self._running.values():
             try:
@@ -96,7 +119,6 @@ class Processes:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        self._running.clear()
 
     def _check_alive(self) -> None:
         for name, process in self._running.items():

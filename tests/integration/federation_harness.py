@@ -289,11 +289,12 @@ class Federation:
             self.start_client(site, application)
         self.wait_online({site.path.name for site in applications})
 
-    def wait_online(self, names: set[str]) -> None:
+    def wait_online(self, names: set[str], timeout_s: float = TIMEOUT_S) -> None:
         with self.operator() as client:
             wait_until(
                 f"{names} online",
                 lambda: names <= {row.merchant for row in client.merchants() if row.online},
+                timeout_s,
             )
 
     def launch(self, plan: RunPlan) -> str:

@@ -149,7 +149,7 @@ def test_a_revoked_site_goes_on_serving_and_says_why_it_takes_no_part(
     with (tmp_path / "log").open("wb") as log:
         client = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        federation.wait_online({"harbour"})
+        federation.wait_online({"harbour"}, timeout_s=60.0)  # the whole command, imports and all
         with federation.operator() as operator:
             operator.revoke("harbour")
         told = "takes no part in the federation"
