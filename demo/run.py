@@ -33,7 +33,9 @@ CAPS = {"harbour": 9.0, "market": 9.0, "station": 9.0, "village": 4.0}
 def main() -> None:
     """Runs the demo; exit code 1 when a step fails, 130 on Ctrl-C. No process outlives it."""
     options = _options()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Said explicitly: a shell lets its background jobs ignore SIGINT, and Python keeps to that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         _demo(options)
     except (StepError, HansaError) as error:
