@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hansa.core.quiet import stay_offline
+
 _STOP_S = 8.0
 _BIN = Path(sys.executable).parent
 
@@ -142,8 +144,9 @@ class Processes:
 
 def _environment() -> dict[str, str]:
     """One thread each, as five processes share the cores; nothing may call a hub or telemetry."""
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FLWR_TELEMETRY_ENABLED": "0"}
-    return {**os.environ, **quiet, "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    stay_offline(environment)
+    return environment
 
 
 def _peak_mb(pid: int) -> float:

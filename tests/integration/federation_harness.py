@@ -8,11 +8,15 @@ with Federation(tmp_path) as federation:
 """
 
 import asyncio
+import atexit
 import contextlib
 import datetime as dt
+import functools
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -91,6 +95,23 @@ class Clock:
             yield
         finally:
             self._shift = dt.timedelta()
+
+
+def _settings(folder: Path, address: str) -> ServerSettings:
+    return ServerSettings(
+        address=address, listen="127.0.0.1", base_models={MODEL: folder / "model"}
+    )
+
+
+@functools.cache
+def _fresh_operator() -> Path:
+    """What ``hansa-server init`` makes, once for all tests: each federation begins with a copy."""
+    folder = Path(tempfile.mkdtemp(prefix="hansa-operator-"))
+    atexit.register(shutil.rmtree, folder)
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text("{}")
+    initialise(StateFolder(folder / "server"), _settings(folder, "127.0.0.1:1"), utc_now())
+    return folder
 
 
 class Caller:
@@ -198,12 +219,8 @@ class Federation:
         self.address = f"127.0.0.1:{free_port()}"
         self._servers: list[Server | ServerProcess] = []
         self._clients: list[Client] = []
-        (folder / "model").mkdir(parents=True)
-        (folder / "model" / "config.json").write_text("{}")
-        settings = ServerSettings(
-            address=self.address, listen="127.0.0.1", base_models={MODEL: folder / "model"}
-        )
-        initialise(self.state, settings, utc_now())
+        shutil.copytree(_fresh_operator(), folder, dirs_exist_ok=True)
+        self.state.write(_settings(folder, self.address))
 
     def __enter__(self) -> "Federation":
         return self
