@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Processes:
         self._commands: set[subprocess.Popen[str]] = set()
         self._stopping = False
         self._lock = threading.Lock()
+        # Ctrl-C raises in the main thread only: a start in another is never torn from its record.
+        self._starter = ThreadPoolExecutor(1)
         logs.mkdir(parents=True, exist_ok=True)
 
     def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -47,11 +50,9 @@ class Processes:
             StepError: it failed, with what it said, or the demo is being stopped.
         """
         command = [str(_BIN / words[0]), *words[1:]]
-        child = self._begin(command)
-        try:
-            out, err = child.communicate()
-        finally:
-            self._commands.discard(child)
+        child = self._starter.submit(self._begin, command).result()
+        out, err = child.communicate()
+        self._commands.discard(child)  # after a Ctrl-C it stays listed, and stop() kills it
         if check and child.returncode != 0:
             code = child.returncode
             raise StepError(f"'{' '.join(words)}' failed with exit code {code}: {err.strip()}")
@@ -77,6 +78,9 @@ class Processes:
 
     def start(self, name: str, *words: str, threads: int = 1) -> None:
         """Starts a command that goes on running; its output goes to a log of that name."""
+        self._starter.submit(self._start, name, *words, threads=threads).result()
+
+    def _start(self, name: str, *words: str, threads: int) -> None:
         command = [str(_BIN / words[0]), *words[1:]]
         with self._lock, (self._logs / f"{name}.log").open("wb") as log:
             self._refuse_when_stopping()
@@ -111,6 +115,7 @@ class Processes:
             self._stopping = True
             for command in list(self._commands):
                 command.kill()
+                command.wait()
             for process in self._running.values():
                 if process.poll() is None:
                     process.send_signal(signal.SIGTERM)
