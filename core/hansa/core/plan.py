@@ -58,6 +58,8 @@ class TrainingSpec(PlanPart):
     """The softmax divides similarities by this."""
     negatives: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Items of the public catalogue set against each target."""
+    devices: Annotated[int, Field(ge=1, le=64)] = 1
+    """With more than one, a merchant trains under ``torchrun``, a process for each device."""
 
 
 class PrivacySpec(PlanPart):
@@ -79,11 +81,69 @@ class PrivacySpec(PlanPart):
     delta: Annotated[float, Field(gt=0.0, lt=0.01)] = 1e-5
 
 
-class FederationSpec(PlanPart):
-    """Who must take part, and how long the others wait for them."""
+class BufferSpec(PlanPart):
+    """Buffered asynchronous aggregation: nobody waits for the slowest.
 
-    strategy: Literal["FedAvg"] = "FedAvg"
-    """Flower's strategy that aggregates the updates."""
+    A merchant gets the newest model as soon as it has answered; every ``updates`` answers make an
+    aggregate, in which a stale update weighs ``(1 + staleness) ** -staleness_exponent``.
+
+    References:
+        Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, arXiv:2106.06639.
+    """
+
+    updates: Annotated[int, Field(ge=1, le=100_000)]
+    """So many updates make an aggregate."""
+    max_staleness: Annotated[int, Field(ge=0, le=100_000)] = 20
+    """An update that began more aggregates ago than this is refused."""
+    staleness_exponent: Annotated[float, Field(ge=0.0, le=10.0)] = 0.5
+
+
+class QuarantineSpec(PlanPart):
+    """Who fails again and again is left out for a while."""
+
+    faults: Annotated[int, Field(ge=1, le=1000)] = 3
+    """So many faults in a row (failed, rejected, or no answer) begin a quarantine."""
+    rounds: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """It lasts so many rounds; one more fault after it begins the next."""
+
+
+class SecureAggregationSpec(PlanPart):
+    """The server learns only the sum of the updates.
+
+    References:
+        Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning,
+        CCS 2017.
+    """
+
+    threshold_fraction: Annotated[float, Field(gt=0.5, le=1.0)] = 0.67
+    """Share of the cohort that must answer to the end; with fewer, nothing is revealed."""
+    fraction_bits: Annotated[int, Field(ge=8, le=40)] = 24
+    """Binary places of the fixed-point numbers in which the updates are summed."""
+    max_abs: Annotated[float, Field(gt=0.0, le=1e6)] = 8.0
+    """Each value of an update's difference from the model is cut to at most this."""
+
+
+class CodecSpec(PlanPart):
+    """How arrays travel; what a merchant sends was noised before, so this is post-processing."""
+
+    uplink_bits: Literal[4, 8, 32] = 32
+    """Bits of a value of an update's difference from the model; 32 sends it as it is."""
+    downlink_bits: Literal[4, 8, 32] = 32
+    """Bits of a value of the model on its way to the merchants."""
+    zstd: bool = False
+    """Compresses what is sent where that makes it smaller."""
+
+
+OptionValue = bool | int | float | str
+
+
+class FederationSpec(PlanPart):
+    """Who must take part, how long the others wait for them, and how updates become a model."""
+
+    strategy: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")] = "FedAvg"
+    """A strategy of Flower's by its name, or a user's as ``module:object``."""
+    options: dict[str, OptionValue] = {}
+    """Further arguments of the strategy, for example its server learning rate."""
     rounds: Annotated[int, Field(ge=1, le=100_000)]
     quorum: Annotated[int, Field(ge=1, le=100_000)]
     """Fewer valid updates than this fail the round."""
@@ -93,6 +153,28 @@ class FederationSpec(PlanPart):
     """The released model is the mean of this last share of all aggregates (post-processing)."""
     max_update_norm: Annotated[float, Field(gt=0.0)] = 1000.0
     """An update whose L2 distance from the round's model exceeds this is rejected."""
+    cohort: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """A round needs so many updates and then closes; absent: it waits for everybody asked."""
+    over_selection: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    """Asks this share of merchants more than the cohort, so that stragglers delay nobody."""
+    quarantine: QuarantineSpec = QuarantineSpec()
+    asynchronous: BufferSpec | None = None
+    """Absent: rounds are synchronous."""
+    secure_aggregation: SecureAggregationSpec | None = None
+    """Absent: the server sees each (noised) update."""
+    codec: CodecSpec = CodecSpec()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "FederationSpec":
+        if self.cohort is not None and self.cohort < self.quorum:
+            raise ValueError(f"cohort {self.cohort} is below the quorum {self.quorum}; raise it")
+        if self.over_selection and self.cohort is None:
+            raise ValueError("over_selection needs a cohort: say how many updates close the round")
+        if self.asynchronous is not None and self.cohort is not None:
+            raise ValueError("an asynchronous run has a buffer instead of a cohort: leave one out")
+        if self.asynchronous is not None and self.secure_aggregation is not None:
+            raise ValueError("secure aggregation needs rounds: leave 'asynchronous' out")
+        return self
 
 
 class CompressionSpec(PlanPart):
@@ -114,6 +196,8 @@ class RunPlan(PlanPart):
     training: TrainingSpec = TrainingSpec()
     privacy: PrivacySpec
     federation: FederationSpec
+    begins_with: Literal["base-model", "last-release"] = "base-model"
+    """``last-release`` goes on from the model that was released last, so that runs form a chain."""
     compression: CompressionSpec | None = CompressionSpec()
     """Absent: the run ends with its aggregate and releases nothing."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from hansa.core.plan import RunPlan
 
+IN_WORDS = {"null": "null", "boolean": "True or False", "object": "names with values"}
 PAGE = Path(__file__).parents[3] / "docs" / "plan.md"
 ROW = re.compile(r"^\| `([a-z_.]+)` \|[^|]*\| ([^|]+) \| ([^|]+) \| [^|]{20,} \|$", re.MULTILINE)
 
@@ -28,12 +29,12 @@ def default(field: dict[str, Any]) -> str:
 def bounds(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return ", or ".join(bounds(choice) for choice in field["anyOf"])
-    if field.get("type") == "null":
-        return "null"
     if "pattern" in field:
         return f"`{field['pattern']}`"
     if "const" in field or "enum" in field:
-        return ", ".join(field.get("enum", [field.get("const")]))
+        return ", ".join(map(str, field.get("enum", [field.get("const")])))
+    if field.get("type") in IN_WORDS:
+        return IN_WORDS[field["type"]]
     return interval(field)
 
 

@@ -59,6 +59,9 @@ class RunRow(Table):
     context_sha256: Mapped[str | None] = mapped_column(String(64))  # public records for every task
     stop_requested: Mapped[bool] = mapped_column(default=False)
     release_version: Mapped[int] = mapped_column(default=0)
+    parent_version: Mapped[int] = mapped_column(default=0)  # the release it goes on from, if any
+    owner: Mapped[str] = mapped_column(String(64), default="")  # the server process at work on it
+    owned_until: Mapped[float] = mapped_column(default=0.0)  # then another may take it over
     evaluation: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
 
@@ -72,7 +75,9 @@ class RoundRow(Table):
     cohort: Mapped[list[str]] = mapped_column(JSON)
     accepted: Mapped[dict[str, str]] = mapped_column(JSON)  # merchant -> SHA-256 of its update
     refused: Mapped[dict[str, list[str]]] = mapped_column(JSON)  # merchant -> [reason, sentence]
+    began: Mapped[dict[str, int]] = mapped_column(JSON, default=dict)  # merchant -> model's round
     aggregate_sha256: Mapped[str] = mapped_column(String(64))
+    strategy_sha256: Mapped[str | None] = mapped_column(String(64))  # the strategy's own state
     seconds: Mapped[float]
     down_bytes: Mapped[int]
     up_bytes: Mapped[int]
@@ -96,6 +101,31 @@ class TaskRow(Table):
     result_bytes: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str] = mapped_column(String(32), default="")
     sentence: Mapped[str] = mapped_column(Text, default="")
+    attempts: Mapped[int] = mapped_column(default=0)  # how often it was handed out
+    session: Mapped[int] = mapped_column(default=0)  # to whom it was handed out last
+    answered: Mapped[float | None]
+
+
+class UploadRow(Table):
+    """A blob that a merchant has delivered whole for a task."""
+
+    __tablename__ = "uploads"
+
+    merchant: Mapped[str] = mapped_column(String(63), primary_key=True)
+    task_id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+
+
+class ScheduleRow(Table):
+    """A plan that is run again and again."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    plan: Mapped[dict[str, Any]] = mapped_column(JSON)
+    cron: Mapped[str] = mapped_column(String(100))  # five fields, UTC
+    next_due: Mapped[float]
+    last_run: Mapped[str] = mapped_column(String(100), default="")
 
 
 class LedgerRow(Table):
