@@ -42,10 +42,12 @@ def main() -> None:
 def _make_portable(file: Path) -> None:
     """Drops this checkout, which extras of extras bring in, and the local label of PyTorch's build.
 
-    Without that label, pip takes the CPU build where one is at hand and the default elsewhere.
+    Without that label, pip takes the CPU build where one is at hand and the default elsewhere; what
+    the default needs for CUDA it names itself, and the CPU build needs none of it.
     """
     lines = file.read_text().splitlines(keepends=True)
-    kept = (line.replace("+cpu", "") for line in lines if not line.startswith(("hansa @", "#")))
+    dropped = ("hansa @", "#", "nvidia-", "cuda-", "triton==")
+    kept = (line.replace("+cpu", "") for line in lines if not line.startswith(dropped))
     file.write_text("".join(kept))
 
 
