@@ -156,7 +156,17 @@ def _show_report(report: Report) -> None:
             escape(one.detail),
         ),
     )
-    columns = ("merchant", "PLD", "PRV", "RDP", "cap", "this run", "reserved", "committed")
+    columns = (
+        "merchant",
+        "PLD",
+        "PRV",
+        "RDP",
+        "cap",
+        "this run",
+        "reserved",
+        "committed",
+        "declared",
+    )
     spends = _table("Epsilon per shopper", columns, list(report.spends), _spend_row)
     _out.print(checks, spends)
     for role, moment in sorted(report.expires.items()):
@@ -177,6 +187,7 @@ def _spend_row(spend: Spend) -> tuple[str, ...]:
         str(round_up(spend.run_epsilon)),
         str(spend.reservations),
         str(spend.commits),
+        str(spend.declared),
     )
 
 

@@ -6,13 +6,13 @@ latter with two accountants that share no code. The rules:
 * the plan is signed, and the run followed that very plan;
 * each merchant's ledger is whole, in order and signed by its own key;
 * every update that entered an aggregate was reserved and committed, byte for byte, for this plan
-  and at no less than the plan's cost;
+  and at no less than the plan's cost; or, in a run of a foreign app, declared byte for byte;
 * no ledger ever exceeded its cap;
 * the release names this run and this plan, understates no epsilon, and is vouched for by TUF
   metadata from the root down.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -21,17 +21,20 @@ from cryptography import x509
 from pydantic import BaseModel, ConfigDict
 from tuf.api.metadata import Metadata, Root
 
+from hansa.audit.caps import kept_cap
+from hansa.audit.declarations import check_declared, name_declared
 from hansa.audit.prv import epsilon_prv
 from hansa.audit.release_chain import ReleaseChain, parse_root
 from hansa.core.canonical import digest
 from hansa.core.errors import AuditFailedError, HansaError
 from hansa.core.evidence import PLAN_DOMAIN, Evidence, Release, RoundRecord
+from hansa.core.flower_plan import FlowerPlan, parse_any_plan
 from hansa.core.identity import Identity, Role, identity_of
 from hansa.core.ids import MerchantId, ReleaseVersion, RunId, TaskId, task_id
-from hansa.core.plan import RunPlan, parse_plan
+from hansa.core.plan import RunPlan
 from hansa.core.privacy.accounting import epsilon_pld, epsilon_rdp, round_up
-from hansa.core.privacy.entries import Entry, Open, RaiseCap, Reserve
-from hansa.core.privacy.events import PrivacyEvent, covers, merge
+from hansa.core.privacy.entries import Declare, Reserve
+from hansa.core.privacy.events import covers
 from hansa.core.privacy.ledger import Ledger
 from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.release import ReleaseManifest, target_path
@@ -69,6 +72,8 @@ class Spend(_Part):
     """Of this run alone, at the plan's delta, by the reference accountant."""
     reservations: int
     commits: int
+    declared: int
+    """Releases of foreign apps, under the merchant's own responsibility; no epsilon counts them."""
 
 
 class Report(_Part):
@@ -131,6 +136,7 @@ class _Examination:
         self._spends: list[Spend] = []
         self._expires: dict[str, datetime] = {}
         self._plan: RunPlan | None = None
+        self._app: FlowerPlan | None = None
 
     def report(self) -> Report:
         run = self._evidence.run
@@ -170,12 +176,15 @@ class _Examination:
 
     def _examine_plan(self) -> str:
         signed = self._evidence.plan
-        plan = parse_plan(signed.verify(PLAN_DOMAIN, key_id=self._plan_key), "plan.json")
+        plan = parse_any_plan(signed.verify(PLAN_DOMAIN, key_id=self._plan_key), "plan.json")
         if digest(signed.payload) != plan.digest:
             raise AuditFailedError("the signed plan is not in its canonical form")
         if plan.digest != self._evidence.run.plan_digest:
             raise AuditFailedError("run.json names another plan than the one that is signed")
-        self._plan = plan
+        if isinstance(plan, FlowerPlan):
+            self._app = plan
+        else:
+            self._plan = plan
         trust = "the pinned key" if self._plan_key is not None else f"key {signed.key_id[:12]}"
         return f"signed by {trust}; the run names it"
 
@@ -185,8 +194,33 @@ class _Examination:
         if numbers != sorted(set(numbers)):
             raise AuditFailedError("rounds are repeated or out of order")
         for one in rounds:
-            _check_round(one, 1 if self._plan is None else self._plan.federation.quorum)
+            _check_round(one, self._quorum())
+        self._check_stale_work(rounds)
         return f"{len(rounds)} rounds, {sum(len(one.accepted) for one in rounds)} updates accepted"
+
+    def _quorum(self) -> int:
+        if self._app is not None:
+            return self._app.quorum
+        return 1 if self._plan is None else self._plan.federation.quorum
+
+    def _check_stale_work(self, rounds: Sequence[RoundRecord]) -> None:
+        """Work of an earlier round counts once, and only as far back as the plan allows."""
+        spec = None if self._plan is None else self._plan.federation.asynchronous
+        oldest = 0 if spec is None else spec.max_staleness
+        used: set[tuple[str, int]] = set()
+        for one in rounds:
+            for merchant in one.accepted:
+                work = (merchant, one.work_round(merchant))
+                if not one.round - oldest <= work[1] <= one.round:
+                    raise AuditFailedError(
+                        f"round {one.round}: {merchant} began in round {work[1]}, "
+                        "which the plan does not allow"
+                    )
+                if work in used:
+                    raise AuditFailedError(
+                        f"round {one.round}: the update of {merchant} was used before"
+                    )
+                used.add(work)
 
     def _examine_merchant(self, merchant: MerchantId) -> None:
         where = f"ledgers/{merchant}.jsonl"
@@ -196,8 +230,11 @@ class _Examination:
             return
         ledger = books[0]
         self._try("updates are booked", where, lambda: self._booked(merchant, ledger))
-        self._try("cap is kept", where, lambda: _kept_cap(ledger.entries, ledger.opening.delta))
+        self._try("cap is kept", where, lambda: kept_cap(ledger.entries, ledger.opening.delta))
         self._try("accountants agree", where, lambda: self._recompute(merchant, ledger))
+        declared = [one.body for one in ledger.entries if isinstance(one.body, Declare)]
+        if declared:
+            self._try("releases outside epsilon are named", where, lambda: name_declared(declared))
 
     def _certificate(self, merchant: MerchantId) -> str:
         record = self._evidence.merchants.get(merchant)
@@ -231,22 +268,29 @@ class _Examination:
         for one in run.rounds:
             if merchant not in one.accepted:
                 continue
-            task = task_id(RunId(run.run), one.round, run.phase, merchant)
-            self._check_booked(ledger, task, one)
+            task = task_id(RunId(run.run), one.work_round(merchant), run.phase, merchant)
+            if self._app is not None:
+                check_declared(ledger, task, one, run, self._app.client_app)
+                count += 1
+                continue
+            self._check_booked(ledger, task, one, one.work_round(merchant))
             if ledger.released(task) != one.accepted[merchant]:
                 raise AuditFailedError(
                     f"round {one.round}: the accepted update {one.accepted[merchant][:12]} "
                     "is not the one that was committed"
                 )
             count += 1
-        return f"{count} accepted updates, each reserved and committed"
+        how = "reserved and committed" if self._app is None else "declared, epsilon not accounted"
+        return f"{count} accepted updates, each {how}"
 
-    def _check_booked(self, ledger: Ledger, task: TaskId, one: RoundRecord) -> None:
+    def _check_booked(
+        self, ledger: Ledger, task: TaskId, one: RoundRecord, work_round: int
+    ) -> None:
         body = ledger.reservation(task)
         if body is None:
             raise AuditFailedError(f"round {one.round}: task {task} was never reserved")
         run = self._evidence.run
-        if (body.run, body.round, body.phase) != (run.run, one.round, run.phase):
+        if (body.run, body.round, body.phase) != (run.run, work_round, run.phase):
             raise AuditFailedError(f"round {one.round}: the reservation is for other work")
         if body.plan_digest != run.plan_digest:
             raise AuditFailedError(f"round {one.round}: it was reserved for another plan")
@@ -278,6 +322,7 @@ class _Examination:
             run_epsilon=epsilon_pld([e for body in own for e in body.events], run_delta),
             reservations=len(reservations),
             commits=sum(e.body.kind == "commit" for e in ledger.entries),
+            declared=sum(e.body.kind == "declare" for e in ledger.entries),
         )
 
     def _examine_release(self, release: Release) -> None:
@@ -335,35 +380,6 @@ def _check_round(one: RoundRecord, quorum: int) -> None:
         raise AuditFailedError(f"round {one.round}: an update is both accepted and refused")
     if one.aggregate_sha256 is not None and len(one.accepted) < quorum:
         raise AuditFailedError(f"round {one.round}: fewer updates than the plan's quorum")
-
-
-def _kept_cap(entries: Sequence[Entry], delta: float) -> str:
-    """Compares what was spent with the cap, at the end and before each raise of the cap."""
-    for entry, events, cap in _stages(entries):
-        epsilon = epsilon_pld(events, delta)
-        if epsilon > cap:
-            raise AuditFailedError(
-                f"at entry {entry.position} epsilon is {round_up(epsilon)}, above the cap of {cap}"
-            )
-    return f"epsilon {round_up(epsilon)} of {cap}"
-
-
-def _stages(entries: Sequence[Entry]) -> Iterator[tuple[Entry, tuple[PrivacyEvent, ...], float]]:
-    events: list[PrivacyEvent] = []
-    cap, last = 0.0, entries[0]
-    for entry in entries:
-        match entry.body:
-            case Open() as body:
-                cap = body.cap_epsilon
-            case Reserve() as body:
-                events.extend(body.events)
-                last = entry
-            case RaiseCap() as body:
-                yield last, merge(events), cap
-                cap = body.cap_epsilon
-            case _:
-                pass
-    yield last, merge(events), cap
 
 
 def _parse(release: Release, into: list[ReleaseManifest]) -> str:

@@ -61,6 +61,12 @@ class RoundRecord(_Part):
     """Merchant to the reason why its update did not."""
     aggregate_sha256: Digest | None = None
     """Absent: the round failed."""
+    began: dict[MerchantName, Annotated[int, Field(ge=0)]] = {}
+    """Merchant to the round whose model its work began with, where it is an earlier one."""
+
+    def work_round(self, merchant: str) -> int:
+        """The round under which the merchant booked its work."""
+        return self.began.get(merchant, self.round)
 
 
 class RunRecord(_Part):

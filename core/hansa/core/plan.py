@@ -4,24 +4,47 @@ A plan is public. The operator signs its canonical form, every client checks the
 works, and every ledger entry and release names its digest.
 """
 
+import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from hansa.core.canonical import digest
 from hansa.core.errors import InvalidInputError
 from hansa.core.ids import Sha256
+from hansa.core.secure.fixed_point import FixedPoint
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class PlanPart(BaseModel):
-    """A frozen piece of a plan; unknown fields are refused."""
+    """A frozen piece of a plan; unknown fields are refused.
+
+    A field that came later than version 1.0 of the wire is written only where it says something
+    else than its default: so a plan that needs nothing new keeps its digest in every ledger and
+    pack, and a client of the previous version can read it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        body: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        unsaid = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in body.items() if name not in unsaid}
 
 
 class ModelSpec(PlanPart):
@@ -47,6 +70,8 @@ class TaskSpec(PlanPart):
 
 class TrainingSpec(PlanPart):
     """How a merchant turns its records into an update."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"devices"})
 
     trains: Literal["tower", "lora"] = "tower"
     """``tower``: a low-rank tower on frozen embeddings; ``lora``: adapters inside the encoder."""
@@ -107,6 +132,18 @@ class QuarantineSpec(PlanPart):
     """It lasts so many rounds; one more fault after it begins the next."""
 
 
+SUMMABLE_STRATEGIES = frozenset(
+    {"FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedProx", "FedYogi"}
+)
+"""They need no more than the mean of the updates; all others look at single ones."""
+
+SMALLEST_SUM = 3
+"""In a sum of two, each member subtracts its own update and sees the other's."""
+
+LARGEST_GROUP = 1000
+"""Members of a secure round where the plan has no cohort: the sums must not overflow."""
+
+
 class SecureAggregationSpec(PlanPart):
     """The server learns only the sum of the updates.
 
@@ -140,11 +177,24 @@ OptionValue = bool | int | float | str
 class FederationSpec(PlanPart):
     """Who must take part, how long the others wait for them, and how updates become a model."""
 
+    later: ClassVar[frozenset[str]] = frozenset(
+        {
+            "options",
+            "cohort",
+            "over_selection",
+            "quarantine",
+            "asynchronous",
+            "secure_aggregation",
+            "codec",
+        }
+    )
+
     strategy: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?$")] = "FedAvg"
     """A strategy of Flower's by its name, or a user's as ``module:object``."""
     options: dict[str, OptionValue] = {}
     """Further arguments of the strategy, for example its server learning rate."""
-    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    rounds: Annotated[int, Field(ge=0, le=100_000)]
+    """0 trains nothing: it only asks how good the released model is now."""
     quorum: Annotated[int, Field(ge=1, le=100_000)]
     """Fewer valid updates than this fail the round."""
     deadline_s: Annotated[float, Field(gt=0.0, le=86_400.0)] = 120.0
@@ -172,9 +222,52 @@ class FederationSpec(PlanPart):
             raise ValueError("over_selection needs a cohort: say how many updates close the round")
         if self.asynchronous is not None and self.cohort is not None:
             raise ValueError("an asynchronous run has a buffer instead of a cohort: leave one out")
+        if self.asynchronous is not None and self.asynchronous.updates < self.quorum:
+            raise ValueError(
+                f"an aggregate of {self.asynchronous.updates} updates is below the quorum "
+                f"{self.quorum}; raise 'updates' or lower the quorum"
+            )
         if self.asynchronous is not None and self.secure_aggregation is not None:
             raise ValueError("secure aggregation needs rounds: leave 'asynchronous' out")
         return self
+
+    @model_validator(mode="after")
+    def _sums_suffice(self) -> "FederationSpec":
+        if self.secure_aggregation is None:
+            return self
+        if self.strategy not in SUMMABLE_STRATEGIES:
+            raise ValueError(
+                f"{self.strategy} needs single updates, and secure aggregation shows only their "
+                f"sum: take one of {', '.join(sorted(SUMMABLE_STRATEGIES))}, or leave it out"
+            )
+        if self.codec.uplink_bits != 32:
+            raise ValueError("secure aggregation has its own fixed-point coding: uplink_bits is 32")
+        if self.quorum < SMALLEST_SUM:
+            raise ValueError(
+                f"secure aggregation needs a quorum of at least {SMALLEST_SUM}: in a sum of two, "
+                "each member sees the other's update"
+            )
+        self.coding()
+        return self
+
+    def coding(self) -> FixedPoint | None:
+        """The fixed-point numbers of secure sums; None without secure aggregation.
+
+        Raises:
+            ValueError: the largest sum would overflow 64 bits.
+        """
+        spec = self.secure_aggregation
+        if spec is None:
+            return None
+        group = LARGEST_GROUP
+        if self.cohort is not None:
+            group = math.ceil(self.cohort * (1.0 + self.over_selection))
+        try:
+            return FixedPoint(
+                fraction_bits=spec.fraction_bits, max_abs=spec.max_abs, largest_group=group
+            )
+        except InvalidInputError as error:
+            raise ValueError(str(error)) from error
 
 
 class CompressionSpec(PlanPart):
@@ -189,6 +282,8 @@ class CompressionSpec(PlanPart):
 
 class RunPlan(PlanPart):
     """One run: model, task, training, privacy, rounds, limits."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"begins_with"})
 
     name: Name
     model: ModelSpec = ModelSpec()
@@ -207,9 +302,22 @@ class RunPlan(PlanPart):
             raise ValueError(
                 "only a tower run can be released yet: set 'compression: null' for lora"
             )
+        if self.federation.rounds == 0:
+            return self._watches()
         if self.privacy.evaluation_noise_multiplier is not None and self.compression is None:
             raise ValueError(
                 "only a run that releases is evaluated: leave evaluation_noise_multiplier out"
+            )
+        return self
+
+    def _watches(self) -> "RunPlan":
+        """A plan without rounds asks how good the released model is, and does nothing else."""
+        if self.privacy.evaluation_noise_multiplier is None:
+            raise ValueError("a plan of 0 rounds needs evaluation_noise_multiplier to ask anything")
+        if self.begins_with != "last-release" or self.compression is not None:
+            raise ValueError(
+                "a plan of 0 rounds asks about the last release: set 'begins_with: last-release' "
+                "and 'compression: null'"
             )
         return self
 
@@ -239,8 +347,16 @@ def read_plan(path: Path) -> RunPlan:
     Raises:
         InvalidInputError: the file cannot be read, is not YAML, or is not a plan.
     """
+    return parse_plan(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> Any:
+    """What a plan's YAML file holds.
+
+    Raises:
+        InvalidInputError: the file cannot be read, or is not YAML.
+    """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidInputError(f"cannot read the plan {path}: {error}") from error
-    return parse_plan(value, str(path))

@@ -15,7 +15,16 @@ from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from hansa.core.canonical import canonical_json, parse_json, sha256_hex
 from hansa.core.errors import HansaError, InvalidInputError, UntrustedReleaseError
@@ -148,6 +157,16 @@ class ReleaseManifest(ManifestPart):
     created: Annotated[AwareDatetime, AfterValidator(_utc)]
     restores: VersionNumber | None = None
     """The earlier version whose files this one serves again; absent: the files are new."""
+    parent: VersionNumber | None = None
+    """The release from whose model the run went on; absent: it began with the base model."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_an_absent_parent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A client of version 1.0 does not know the field, and need not."""
+        body: dict[str, Any] = handler(self)
+        if self.parent is None:
+            del body["parent"]
+        return body
 
     @classmethod
     def parse(cls, data: bytes) -> "ReleaseManifest":

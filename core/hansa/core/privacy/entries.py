@@ -86,7 +86,25 @@ class RaiseCap(_Part):
     cap_epsilon: Budget
 
 
-Body = Annotated[Open | Reserve | Commit | Refuse | RaiseCap, Field(discriminator="kind")]
+class Declare(_Part):
+    """A foreign app released these very bytes, under the merchant's own responsibility.
+
+    Nobody knows what they say about a shopper: the ledger's epsilon does not count them.
+    """
+
+    kind: Literal["declare"] = "declare"
+    id: Label
+    app: Label
+    """The app as ``module:object``, as the merchant allowed it."""
+    plan_digest: Digest
+    run: Label
+    round: Position
+    phase: Label
+    sha256: Digest
+
+
+AnyBody = Open | Reserve | Commit | Refuse | RaiseCap | Declare
+Body = Annotated[AnyBody, Field(discriminator="kind")]
 
 
 class Entry(_Part):
@@ -147,7 +165,7 @@ def moment(now: datetime) -> Moment:
 
 
 def make_entry(
-    body: Open | Reserve | Commit | Refuse | RaiseCap,
+    body: AnyBody,
     *,
     after: Entry | None,
     now: datetime,
@@ -193,14 +211,27 @@ def verify_chain(
             f"ledger entry 0: the book is kept under key {opening.public_key[:12]}, "
             f"not under {public_key[:12]}"
         )
-    previous = GENESIS
-    for index, entry in enumerate(entries):
-        fault = _fault(entries, index, previous, opening.public_key)
-        if fault is not None:
-            raise LedgerError(f"ledger entry {index}: {fault}")
-        previous = Sha256(entry.hash)
+    _check_links(entries, 0, GENESIS, opening.public_key)
     _check_head(entries, expected_head)
     return opening
+
+
+def verify_continuation(entries: Sequence[Entry], *, after: Head, public_key: str) -> None:
+    """Checks the same of entries that follow a book which was verified up to ``after``.
+
+    Raises:
+        LedgerError: the book is broken; the sentence names the position and the reason.
+    """
+    _check_links(entries, after.position + 1, after.hash, public_key)
+
+
+def _check_links(entries: Sequence[Entry], first: int, previous: str, key_id: str) -> None:
+    """Each of the entries, of which the first stands at position ``first``, follows the last."""
+    for index, entry in enumerate(entries):
+        fault = _fault(entries, index, first, previous, key_id)
+        if fault is not None:
+            raise LedgerError(f"ledger entry {first + index}: {fault}")
+        previous = Sha256(entry.hash)
 
 
 def _opening(entries: Sequence[Entry]) -> Open:
@@ -212,25 +243,27 @@ def _opening(entries: Sequence[Entry]) -> Open:
     return body
 
 
-def _fault(entries: Sequence[Entry], index: int, previous: str, key_id: str) -> str | None:
+def _fault(
+    entries: Sequence[Entry], index: int, first: int, previous: str, key_id: str
+) -> str | None:
     entry = entries[index]
     if entry.true_hash() != entry.hash:
         return "its content does not have its hash: it was edited"
     if not is_signed(entry.hash.encode(), signature=entry.signature, key_id=key_id, domain=DOMAIN):
         return "it is not signed by the ledger's key"
-    if entry.position != index:
-        return f"position {entry.position} stands here: {_disorder(entries, index)}"
+    if entry.position != first + index:
+        return f"position {entry.position} stands here: {_disorder(entries, index, first)}"
     if entry.previous != previous:
         return "it does not follow the entry before it: one of them was replaced"
-    if index > 0 and isinstance(entry.body, Open):
+    if first + index > 0 and isinstance(entry.body, Open):
         return "the book is opened a second time"
     return None
 
 
-def _disorder(entries: Sequence[Entry], index: int) -> str:
-    if entries[index].position < index:
+def _disorder(entries: Sequence[Entry], index: int, first: int) -> str:
+    if entries[index].position < first + index:
         return "it was repeated"
-    missing = all(other.position != index for other in entries[index + 1 :])
+    missing = all(other.position != first + index for other in entries[index + 1 :])
     return "entries were dropped" if missing else "entries were reordered"
 
 

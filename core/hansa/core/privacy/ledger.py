@@ -6,7 +6,9 @@ The rules:
 * a task id is reserved once; a second time is a conflict, so a replayed message trains nothing;
 * a reservation beyond the cap is refused before any data are touched;
 * epsilon is never stored as truth: it is recomputed from the events;
-* a commit binds the reservation to the released bytes; sending those again costs nothing.
+* a commit binds the reservation to the released bytes; sending those again costs nothing;
+* what a foreign app releases is declared with its digest before it leaves, and never counted: a
+  task is either reserved or declared, never both.
 
 The class works in memory and performs no I/O: ``hansa.client.ledger_store`` makes it durable.
 """
@@ -28,7 +30,9 @@ from hansa.core.errors import (
 from hansa.core.ids import RunId, Sha256, TaskId
 from hansa.core.privacy.accounting import epsilon_pld, round_up
 from hansa.core.privacy.entries import (
+    AnyBody,
     Commit,
+    Declare,
     Entry,
     Head,
     Open,
@@ -40,11 +44,12 @@ from hansa.core.privacy.entries import (
 )
 from hansa.core.privacy.events import PrivacyEvent, merge
 from hansa.core.privacy.mechanism import Entropy
+from hansa.core.privacy.rules import BookRules
 from hansa.core.signing import key_id_of
 
 DATASET_ID_BYTES = 32
 
-_Part = TypeVar("_Part", Open, Reserve, Commit, Refuse, RaiseCap)
+_Part = TypeVar("_Part", Open, Reserve, Commit, Refuse, RaiseCap, Declare)
 
 
 class EntrySink(Protocol):
@@ -81,10 +86,12 @@ class Ledger:
         self._opening = verify_chain(entries, public_key=public_key, expected_head=expected_head)
         self._key = key
         self._sink = sink
+        self._rules = BookRules()
         self._entries: list[Entry] = []
         self._reservations: dict[str, Reserve] = {}
         self._commits: dict[str, Entry] = {}
         self._refusals: dict[tuple[str, float], Entry] = {}
+        self._declarations: dict[str, Entry] = {}
         self._events: tuple[PrivacyEvent, ...] = ()
         self._cap = self._opening.cap_epsilon
         for entry in entries:
@@ -139,6 +146,11 @@ class Ledger:
         """The digest of the bytes released under this id."""
         entry = self._commits.get(task)
         return Sha256(entry.body.sha256) if entry and isinstance(entry.body, Commit) else None
+
+    def declaration(self, task: TaskId) -> Declare | None:
+        """What a foreign app released under this id."""
+        entry = self._declarations.get(task)
+        return entry.body if entry and isinstance(entry.body, Declare) else None
 
     def reserve(
         self,
@@ -211,6 +223,42 @@ class Ledger:
         )
         return self._append(body, now)
 
+    def declare(
+        self,
+        task: TaskId,
+        *,
+        app: str,
+        plan_digest: Sha256,
+        run: RunId,
+        round_number: int,
+        phase: str,
+        sha256: Sha256,
+        now: datetime,
+    ) -> Entry:
+        """Books what a foreign app lets out, before it leaves; repeating it changes nothing.
+
+        Raises:
+            ConflictError: other bytes were declared under this id, or it was reserved.
+            InvalidInputError: a name or number is out of bounds.
+            LedgerError: the book is read-only or could not be written.
+        """
+        body = _checked(
+            Declare,
+            id=task,
+            app=app,
+            plan_digest=plan_digest,
+            run=run,
+            round=round_number,
+            phase=phase,
+            sha256=sha256,
+        )
+        known = self._declarations.get(task)
+        if known is not None and known.body == body:
+            return known
+        if known is not None or task in self._reservations:
+            raise ConflictError(f"task {task} is booked otherwise; send what was booked again")
+        return self._append(body, now)
+
     def raise_cap(self, cap_epsilon: float, *, now: datetime) -> Entry:
         """Allows more in total.
 
@@ -222,7 +270,7 @@ class Ledger:
             raise InvalidInputError(f"the new cap must be above the present {self._cap}")
         return self._append(_checked(RaiseCap, cap_epsilon=cap_epsilon), now)
 
-    def _append(self, body: Open | Reserve | Commit | Refuse | RaiseCap, now: datetime) -> Entry:
+    def _append(self, body: AnyBody, now: datetime) -> Entry:
         if self._key is None:
             raise LedgerError("this ledger was opened for reading only; open it as its writer")
         entry = make_entry(body, after=self._entries[-1], now=now, key=self._key)
@@ -233,9 +281,7 @@ class Ledger:
 
     def _admit(self, entry: Entry) -> None:
         """Takes one verified entry into the book's state."""
-        fault = self._rule_broken_by(entry)
-        if fault is not None:
-            raise LedgerError(f"ledger entry {entry.position}: {fault}")
+        self._rules.admit(entry)
         match entry.body:
             case Reserve() as body:
                 self._reservations[body.id] = body
@@ -246,22 +292,11 @@ class Ledger:
                 self._refusals[body.id, body.cap_epsilon] = entry
             case RaiseCap() as body:
                 self._cap = body.cap_epsilon
+            case Declare() as body:
+                self._declarations[body.id] = entry
             case Open():
                 pass
         self._entries.append(entry)
-
-    def _rule_broken_by(self, entry: Entry) -> str | None:
-        match entry.body:
-            case Reserve() as body if body.id in self._reservations:
-                return f"task {body.id} is reserved a second time"
-            case Commit() as body if body.id not in self._reservations:
-                return f"task {body.id} is committed without a reservation"
-            case Commit() as body if body.id in self._commits:
-                return f"task {body.id} is committed a second time"
-            case RaiseCap() as body if body.cap_epsilon <= self._cap:
-                return "the cap is not raised"
-            case _:
-                return None
 
 
 def open_ledger(

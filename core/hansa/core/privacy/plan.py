@@ -105,7 +105,9 @@ class PrivacyPlan:
             raise InvalidInputError("the number of evaluations is at least 0")
         evaluation = self.evaluation_event()
         reports = [] if evaluation is None else [evaluation] * evaluations
-        return merge([self._training(self.rounds * self.local_steps), *reports])
+        steps = self.rounds * self.local_steps
+        training = [self._training(steps)] if steps else []
+        return merge([*training, *reports])
 
     def _training(self, steps: int) -> PoissonGaussian:
         return PoissonGaussian(
