@@ -9,20 +9,33 @@ under ``hansa``.
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
-
 from hansa.core.errors import InvalidInputError
+from hansa.core.ids import Sha256
+from hansa.core.tensors import (
+    MAX_HEADER_BYTES,
+    Array,
+    Blob,
+    Layout,
+    Place,
+    StoredArrays,
+    array_bytes,
+    file_order,
+    header_bytes,
+    layout_at,
+    layout_of,
+    spec_of,
+    view_array,
+)
 
-Array = npt.NDArray[Any]
 Value = int | float | str | bytes | bool | list[Any]
+
+MAX_RECORDS = 1000
+"""Of a message, all kinds together: an empty record takes a few bytes, but kilobytes in memory."""
 
 _METADATA_KEY = "hansa"
 _FORBIDDEN = ":"
@@ -36,62 +49,140 @@ class Content:
     metrics: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
     configs: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
 
+    def pieces(self) -> Iterator[Blob]:
+        """The safetensors file in pieces: the header, then each array, made when it is due.
+
+        Raises:
+            InvalidInputError: there are too many records, a record's name holds a colon, a metric
+                is not finite or a list of lists, or an array has a type that no message may carry.
+        """
+        places = {
+            _tensor_name(record, name): (arrays, name)
+            for record, arrays in self.arrays.items()
+            for name in arrays
+        }
+        specs = {tensor: spec_of(*place) for tensor, place in places.items()}
+        yield header_bytes(specs, {_METADATA_KEY: self._order_and_values()})
+        for tensor in file_order(specs):
+            arrays, name = places[tensor]
+            yield array_bytes(arrays[name])
+
     def to_bytes(self) -> bytes:
         """The safetensors file.
 
         Raises:
-            InvalidInputError: a record's name holds a colon, or a metric is not finite.
+            InvalidInputError: as for ``pieces``.
         """
-        tensors = {
-            _tensor_name(record, name): np.ascontiguousarray(array).reshape(array.shape)
-            for record, arrays in self.arrays.items()
-            for name, array in arrays.items()
-        }
-        order = {record: list(arrays) for record, arrays in self.arrays.items()}
-        header = {"order": order, "metrics": _tag(self.metrics), "configs": _tag(self.configs)}
-        try:
-            text = json.dumps(header, allow_nan=False)
-        except ValueError as error:
-            raise InvalidInputError("a metric or setting is not a finite number") from error
-        return save_tensors(tensors, {_METADATA_KEY: text})
+        return b"".join(self.pieces())
 
     @staticmethod
-    def from_bytes(data: bytes) -> "Content":
-        """The records of a file that came from outside.
+    def from_bytes(data: Blob) -> "Content":
+        """The records of a file that came from outside; the arrays share its memory.
 
         Raises:
             InvalidInputError: the bytes are not such a file.
         """
-        try:
-            tensors = load_tensors(data)
-            header = json.loads(_metadata(data)[_METADATA_KEY])
-            arrays = {
-                record: {name: tensors[_tensor_name(record, name)] for name in names}
-                for record, names in header["order"].items()
-            }
-            metrics, configs = _untag(header["metrics"]), _untag(header["configs"])
-        except (
-            SafetensorError,
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            raise InvalidInputError(f"the message is not a Hansa content file: {error}") from error
+        layout = layout_of(data)
+        return _content(
+            layout,
+            lambda _record, places, _alone: {
+                name: view_array(data, place) for name, place in places.items()
+            },
+        )
+
+    @staticmethod
+    def open(
+        path: Path, sha256: Sha256 | None = None, *, max_header_bytes: int = MAX_HEADER_BYTES
+    ) -> "Content":
+        """The records of a file; its arrays are read one by one when they are asked for.
+
+        Args:
+            path: the file; it must stay as it is while the content is in use.
+            sha256: its digest, if the caller knows it.
+            max_header_bytes: of everything but the arrays' values; more is refused unread.
+
+        Raises:
+            InvalidInputError: it is not such a file, or its header is longer.
+            NotFoundError: there is none.
+        """
+        return _content(
+            layout_at(path, max_header_bytes=max_header_bytes),
+            lambda record, places, alone: StoredArrays(
+                path=path, record=record, places=places, sha256=sha256, is_alone=alone
+            ),
+        )
+
+    @staticmethod
+    def merged(contents: Iterable["Content"]) -> "Content":
+        """All records of several contents; of two with the same name, the later one stays."""
+        found: tuple[dict[str, Any], ...] = ({}, {}, {})
+        for content in contents:
+            for kind, records in zip(
+                found, (content.arrays, content.metrics, content.configs), strict=True
+            ):
+                kind.update(records)
+        arrays, metrics, configs = found
         return Content(arrays=arrays, metrics=metrics, configs=configs)
+
+    def _order_and_values(self) -> str:
+        _check_number(self.arrays, self.metrics, self.configs)
+        order = {record: list(arrays) for record, arrays in self.arrays.items()}
+        header = {"order": order, "metrics": _tag(self.metrics), "configs": _tag(self.configs)}
+        try:
+            return json.dumps(header, allow_nan=False)
+        except ValueError as error:
+            raise InvalidInputError("a metric or setting is not a finite number") from error
+
+
+def stored_arrays(path: Path, record: str, sha256: Sha256 | None = None) -> StoredArrays:
+    """One record of a file, as ``Content.open`` gives it.
+
+    Raises:
+        InvalidInputError: it is not such a file, or has no such record.
+        NotFoundError: there is none.
+    """
+    arrays = Content.open(path, sha256).arrays.get(record)
+    if not isinstance(arrays, StoredArrays):
+        raise InvalidInputError(f"the file {path.name[:12]} holds no record {record!r}")
+    return arrays
+
+
+def _content(
+    layout: Layout, arrays_of: Callable[[str, dict[str, Place], bool], Mapping[str, Array]]
+) -> Content:
+    try:
+        header = json.loads(layout.metadata[_METADATA_KEY])
+        _check_number(header["order"], header["metrics"], header["configs"])
+        metrics, configs = _untag(header["metrics"]), _untag(header["configs"])
+        alone = len(header["order"]) == 1 and not metrics and not configs
+        arrays = {
+            record: arrays_of(record, _places(layout, record, names), alone)
+            for record, names in header["order"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InvalidInputError(f"the message is not a Hansa content file: {error}") from error
+    if sum(map(len, arrays.values())) != len(layout.places):
+        raise InvalidInputError("the message holds arrays that belong to no record")
+    return Content(arrays=arrays, metrics=metrics, configs=configs)
+
+
+def _check_number(*kinds: Mapping[str, Any]) -> None:
+    count = sum(map(len, kinds))
+    if count > MAX_RECORDS:
+        raise InvalidInputError(
+            f"the message holds {count} records, where at most {MAX_RECORDS} are taken; put more "
+            "into each"
+        )
+
+
+def _places(layout: Layout, record: str, names: list[str]) -> dict[str, Place]:
+    return {name: layout.places[_tensor_name(record, name)] for name in names}
 
 
 def _tensor_name(record: str, name: str) -> str:
     if _FORBIDDEN in record:
         raise InvalidInputError(f"the record name {record!r} may not hold a colon")
     return f"{record}{_FORBIDDEN}{name}"
-
-
-def _metadata(data: bytes) -> dict[str, str]:
-    """The header's metadata; the format puts the header's length into the first eight bytes."""
-    length = int.from_bytes(data[:8], "little")
-    return dict(json.loads(data[8 : 8 + length])["__metadata__"])
 
 
 def _tag(records: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Any]]:
@@ -102,10 +193,14 @@ def _tag(records: Mapping[str, Mapping[str, Value]]) -> dict[str, dict[str, Any]
 
 
 def _tag_value(value: Any) -> Any:
+    return [_tag_one(item) for item in value] if isinstance(value, list) else _tag_one(value)
+
+
+def _tag_one(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode("ascii")}
     if isinstance(value, list):
-        return [_tag_value(item) for item in value]
+        raise InvalidInputError("a metric or setting is a list of lists; make it an array")
     return value
 
 
@@ -117,13 +212,16 @@ def _untag(records: dict[str, dict[str, Any]]) -> dict[str, dict[str, Value]]:
 
 
 def _untag_value(value: Any) -> Value:
+    """A value, or a list of them: lists within lists are nothing that a record may hold."""
+    return [_untag_one(item) for item in value] if isinstance(value, list) else _untag_one(value)
+
+
+def _untag_one(value: Any) -> Value:
     if isinstance(value, dict):
         try:
             return base64.b64decode(value["base64"], validate=True)
         except binascii.Error as error:
             raise ValueError("bytes are not base64") from error
-    if isinstance(value, list):
-        return [_untag_value(item) for item in value]
     if isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f"a value of type {type(value).__name__} is not allowed")
+    raise ValueError(f"a value of type {type(value).__name__} is not allowed there")

@@ -1,8 +1,9 @@
 """Keeps libraries from looking for the network and from talking over the commands' own words.
 
 Every command begins with it. Unless told otherwise before they are imported, Hugging Face would
-ask a hub, Flower would send telemetry and ask for updates, and ONNX Runtime (since 1.32, on Linux
-too) would keep a device id in the home folder and report to its maker some ten seconds later.
+ask a hub, Flower would send telemetry and ask for updates, Ray would report how it is used, and
+ONNX Runtime (since 1.32, on Linux too) would keep a device id in the home folder and report to its
+maker some ten seconds later.
 """
 
 import logging
@@ -18,6 +19,8 @@ _SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "ORT_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _TALKATIVE = ("flwr", "bm25s", "alembic", "torch.onnx", "httpx")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load
 
-from hansa.core.content import Content
+from hansa.core.content import MAX_RECORDS, Content
 from hansa.core.errors import InvalidInputError
 
 values = st.one_of(
@@ -78,6 +78,49 @@ def test_no_bytes_from_outside_raise_anything_but_a_named_error(data) -> None:
 def test_a_metric_that_is_not_finite_is_refused() -> None:
     with pytest.raises(InvalidInputError):
         Content(metrics={"metrics": {"loss": float("nan")}}).to_bytes()
+
+
+def settings_file(configs: object, order: object = None) -> bytes:
+    """A content file as it lies on the wire, whatever its settings are."""
+    inner = json.dumps({"order": order or {}, "metrics": {}, "configs": configs})
+    head = json.dumps({"__metadata__": {"hansa": inner}}).encode()
+    return len(head).to_bytes(8, "little") + head
+
+
+@pytest.mark.parametrize("value", [[[]], [[1], [2]], [{"base64": [""]}], [{}], [None], {}, None])
+def test_a_value_is_one_or_a_flat_list(value, tmp_path) -> None:
+    """Lists within lists take much memory for few bytes, and no record of Flower's holds them."""
+    path = tmp_path / "file"
+    path.write_bytes(settings_file({"c": {"v": value}}))
+    with pytest.raises(InvalidInputError, match="not a Hansa content file"):
+        Content.open(path)
+
+
+def test_lists_within_lists_are_not_written_either() -> None:
+    with pytest.raises(InvalidInputError, match="list of lists"):
+        Content(configs={"c": {"v": [[1]]}}).to_bytes()
+
+
+def test_a_message_of_very_many_records_is_neither_read_nor_written() -> None:
+    """A file of a few bytes for each would take kilobytes for each in memory."""
+    most: dict[str, dict[str, int]] = {str(number): {} for number in range(MAX_RECORDS)}
+    written = Content(configs=most).to_bytes()
+    assert len(Content.from_bytes(written).configs) == MAX_RECORDS
+    with pytest.raises(InvalidInputError, match="1001 records"):
+        Content(configs=most, metrics={"one": {}}).to_bytes()
+    for data in (settings_file({**most, "one": {}}), settings_file(most, {"one": []})):
+        with pytest.raises(InvalidInputError, match="1001 records"):
+            Content.from_bytes(data)
+
+
+def test_whoever_reads_for_strangers_takes_no_longer_header_than_it_names(tmp_path) -> None:
+    path = tmp_path / "file"
+    data = settings_file({"c": {"v": ["x" * 1000]}})
+    path.write_bytes(data)
+    length = len(data) - 8
+    assert Content.open(path, max_header_bytes=length).configs["c"]["v"] == ["x" * 1000]
+    with pytest.raises(InvalidInputError, match=f"{length} bytes long, where at most {length - 1}"):
+        Content.open(path, max_header_bytes=length - 1)
 
 
 def test_a_record_name_with_a_colon_is_refused() -> None:

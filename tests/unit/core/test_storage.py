@@ -56,6 +56,7 @@ def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path, monkeypatch) 
     with pytest.raises(OSError, match="power cut"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_secret_file_is_readable_by_its_owner_alone(tmp_path) -> None:

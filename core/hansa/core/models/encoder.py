@@ -119,7 +119,7 @@ class Encoder:
 
     def vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Unit vectors ``(batch, dim)`` through which gradients flow; the batch is not empty."""
-        places = torch.arange(ids.shape[1]).repeat(len(ids), 1)
+        places = torch.arange(ids.shape[1], device=ids.device).repeat(len(ids), 1)
         output = self.model(
             input_ids=ids,
             attention_mask=mask,
