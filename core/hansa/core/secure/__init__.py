@@ -1,0 +1,1 @@
+"""Secure aggregation: the server learns a round's sum and no single update."""
