@@ -104,7 +104,7 @@ def test_our_grid_implements_all_of_flowers() -> None:
 
 def test_a_client_app_is_called_with_message_and_context_alone() -> None:
     context = Context(run_id=1, node_id=2, node_config={}, state=RecordDict(), run_config={})
-    with pytest.raises(KeyError, match="site-folder"):
+    with pytest.raises(KeyError, match="plan"):
         client_side.app(
             message=Message(RecordDict(), metadata=_metadata()),
             context=context,

@@ -44,6 +44,11 @@ class EnrolmentStub:
                 request_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
                 response_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.Membership.FromString,
                 _registered_method=True)
+        self.Enquire = channel.unary_unary(
+                '/hansa.v1.Enrolment/Enquire',
+                request_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.EnquireRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.ServerFacts.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -63,6 +68,13 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Enquire(self, request, context):
+        """Whether a member is one still, and what to know of the server. Changes nothing, opens no session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -75,6 +87,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.RenewRequest.FromString,
                     response_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.Membership.SerializeToString,
+            ),
+            'Enquire': grpc.unary_unary_rpc_method_handler(
+                    servicer.Enquire,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.EnquireRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.ServerFacts.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -131,6 +148,33 @@ class Enrolment:
             '/hansa.v1.Enrolment/Renew',
             hansa_dot_protos_dot_v1_dot_enrolment__pb2.RenewRequest.SerializeToString,
             hansa_dot_protos_dot_v1_dot_enrolment__pb2.Membership.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Enquire(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Enrolment/Enquire',
+            hansa_dot_protos_dot_v1_dot_enrolment__pb2.EnquireRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_enrolment__pb2.ServerFacts.FromString,
             options,
             channel_credentials,
             insecure,

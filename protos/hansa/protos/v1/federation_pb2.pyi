@@ -12,6 +12,11 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_UNSPECIFIED: _ClassVar[Phase]
     PHASE_TRAIN: _ClassVar[Phase]
     PHASE_EVALUATE: _ClassVar[Phase]
+    PHASE_KEYS: _ClassVar[Phase]
+    PHASE_SHARES: _ClassVar[Phase]
+    PHASE_SURVIVORS: _ClassVar[Phase]
+    PHASE_UNMASK: _ClassVar[Phase]
+    PHASE_QUERY: _ClassVar[Phase]
 
 class RefusalReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -34,6 +39,11 @@ class Acknowledgement(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 PHASE_UNSPECIFIED: Phase
 PHASE_TRAIN: Phase
 PHASE_EVALUATE: Phase
+PHASE_KEYS: Phase
+PHASE_SHARES: Phase
+PHASE_SURVIVORS: Phase
+PHASE_UNMASK: Phase
+PHASE_QUERY: Phase
 REFUSAL_REASON_UNSPECIFIED: RefusalReason
 REFUSAL_REASON_BUDGET: RefusalReason
 REFUSAL_REASON_CONTRACT: RefusalReason
@@ -49,30 +59,38 @@ ACKNOWLEDGEMENT_FENCED: Acknowledgement
 ACKNOWLEDGEMENT_UNKNOWN: Acknowledgement
 
 class RegisterRequest(_message.Message):
-    __slots__ = ("protocol", "software")
+    __slots__ = ("protocol", "software", "protocol_minor")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     protocol: str
     software: str
-    def __init__(self, protocol: _Optional[str] = ..., software: _Optional[str] = ...) -> None: ...
+    protocol_minor: int
+    def __init__(self, protocol: _Optional[str] = ..., software: _Optional[str] = ..., protocol_minor: _Optional[int] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session", "heartbeat_period_ms", "merchant", "next_ledger_position")
+    __slots__ = ("session", "heartbeat_period_ms", "merchant", "next_ledger_position", "protocol_minor", "server_time_unix_ms")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_PERIOD_MS_FIELD_NUMBER: _ClassVar[int]
     MERCHANT_FIELD_NUMBER: _ClassVar[int]
     NEXT_LEDGER_POSITION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
+    SERVER_TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     session: int
     heartbeat_period_ms: int
     merchant: str
     next_ledger_position: int
-    def __init__(self, session: _Optional[int] = ..., heartbeat_period_ms: _Optional[int] = ..., merchant: _Optional[str] = ..., next_ledger_position: _Optional[int] = ...) -> None: ...
+    protocol_minor: int
+    server_time_unix_ms: int
+    def __init__(self, session: _Optional[int] = ..., heartbeat_period_ms: _Optional[int] = ..., merchant: _Optional[str] = ..., next_ledger_position: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_time_unix_ms: _Optional[int] = ...) -> None: ...
 
 class SubscribeRequest(_message.Message):
-    __slots__ = ("session",)
+    __slots__ = ("session", "protocol_minor")
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     session: int
-    def __init__(self, session: _Optional[int] = ...) -> None: ...
+    protocol_minor: int
+    def __init__(self, session: _Optional[int] = ..., protocol_minor: _Optional[int] = ...) -> None: ...
 
 class ServerEvent(_message.Message):
     __slots__ = ("task", "cancel", "ping")
@@ -95,7 +113,7 @@ class Cancel(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "run_id", "round", "phase", "content", "signed_plan", "context", "time_left_ms")
+    __slots__ = ("task_id", "run_id", "round", "phase", "content", "signed_plan", "context", "time_left_ms", "settings", "node_id")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +122,8 @@ class Task(_message.Message):
     SIGNED_PLAN_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     TIME_LEFT_MS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     run_id: str
     round: int
@@ -112,7 +132,9 @@ class Task(_message.Message):
     signed_plan: bytes
     context: _common_pb2.BlobRef
     time_left_ms: int
-    def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., signed_plan: _Optional[bytes] = ..., context: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., time_left_ms: _Optional[int] = ...) -> None: ...
+    settings: bytes
+    node_id: int
+    def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., signed_plan: _Optional[bytes] = ..., context: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., time_left_ms: _Optional[int] = ..., settings: _Optional[bytes] = ..., node_id: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("session",)
@@ -145,12 +167,14 @@ class UploadStatusRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., blob: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ...) -> None: ...
 
 class UploadState(_message.Message):
-    __slots__ = ("offset_bytes", "complete")
+    __slots__ = ("offset_bytes", "complete", "piece_bytes")
     OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_BYTES_FIELD_NUMBER: _ClassVar[int]
     offset_bytes: int
     complete: bool
-    def __init__(self, offset_bytes: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...
+    piece_bytes: int
+    def __init__(self, offset_bytes: _Optional[int] = ..., complete: _Optional[bool] = ..., piece_bytes: _Optional[int] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
     __slots__ = ("task_id", "blob", "offset_bytes")

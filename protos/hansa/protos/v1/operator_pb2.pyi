@@ -106,7 +106,7 @@ class RoundInfo(_message.Message):
     def __init__(self, round: _Optional[int] = ..., cohort: _Optional[_Iterable[str]] = ..., accepted: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[_Union[RefusedTask, _Mapping]]] = ..., seconds: _Optional[float] = ..., down_bytes: _Optional[int] = ..., up_bytes: _Optional[int] = ...) -> None: ...
 
 class RunInfo(_message.Message):
-    __slots__ = ("run_id", "plan_name", "plan_digest", "state", "sentence", "rounds_done", "rounds_planned", "rounds", "release_version", "evaluation_json")
+    __slots__ = ("run_id", "plan_name", "plan_digest", "state", "sentence", "rounds_done", "rounds_planned", "rounds", "release_version", "parent_version", "evaluation_json")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PLAN_NAME_FIELD_NUMBER: _ClassVar[int]
     PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,7 @@ class RunInfo(_message.Message):
     ROUNDS_PLANNED_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PARENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_JSON_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     plan_name: str
@@ -126,8 +127,9 @@ class RunInfo(_message.Message):
     rounds_planned: int
     rounds: _containers.RepeatedCompositeFieldContainer[RoundInfo]
     release_version: int
+    parent_version: int
     evaluation_json: str
-    def __init__(self, run_id: _Optional[str] = ..., plan_name: _Optional[str] = ..., plan_digest: _Optional[str] = ..., state: _Optional[str] = ..., sentence: _Optional[str] = ..., rounds_done: _Optional[int] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundInfo, _Mapping]]] = ..., release_version: _Optional[int] = ..., evaluation_json: _Optional[str] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., plan_name: _Optional[str] = ..., plan_digest: _Optional[str] = ..., state: _Optional[str] = ..., sentence: _Optional[str] = ..., rounds_done: _Optional[int] = ..., rounds_planned: _Optional[int] = ..., rounds: _Optional[_Iterable[_Union[RoundInfo, _Mapping]]] = ..., release_version: _Optional[int] = ..., parent_version: _Optional[int] = ..., evaluation_json: _Optional[str] = ...) -> None: ...
 
 class RunList(_message.Message):
     __slots__ = ("runs",)
@@ -135,8 +137,58 @@ class RunList(_message.Message):
     runs: _containers.RepeatedCompositeFieldContainer[RunInfo]
     def __init__(self, runs: _Optional[_Iterable[_Union[RunInfo, _Mapping]]] = ...) -> None: ...
 
+class ExportArraysRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
 class ExportPackRequest(_message.Message):
     __slots__ = ("run_id",)
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class AddScheduleRequest(_message.Message):
+    __slots__ = ("name", "plan_json", "cron", "drift")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PLAN_JSON_FIELD_NUMBER: _ClassVar[int]
+    CRON_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    plan_json: bytes
+    cron: str
+    drift: float
+    def __init__(self, name: _Optional[str] = ..., plan_json: _Optional[bytes] = ..., cron: _Optional[str] = ..., drift: _Optional[float] = ...) -> None: ...
+
+class RemoveScheduleRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListSchedulesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScheduleInfo(_message.Message):
+    __slots__ = ("name", "plan_name", "cron", "drift", "next_due_unix_s", "last_run")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PLAN_NAME_FIELD_NUMBER: _ClassVar[int]
+    CRON_FIELD_NUMBER: _ClassVar[int]
+    DRIFT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_DUE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_RUN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    plan_name: str
+    cron: str
+    drift: float
+    next_due_unix_s: int
+    last_run: str
+    def __init__(self, name: _Optional[str] = ..., plan_name: _Optional[str] = ..., cron: _Optional[str] = ..., drift: _Optional[float] = ..., next_due_unix_s: _Optional[int] = ..., last_run: _Optional[str] = ...) -> None: ...
+
+class ScheduleList(_message.Message):
+    __slots__ = ("schedules",)
+    SCHEDULES_FIELD_NUMBER: _ClassVar[int]
+    schedules: _containers.RepeatedCompositeFieldContainer[ScheduleInfo]
+    def __init__(self, schedules: _Optional[_Iterable[_Union[ScheduleInfo, _Mapping]]] = ...) -> None: ...

@@ -70,9 +70,29 @@ class OperatorStub:
                 request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ListRunsRequest.SerializeToString,
                 response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.RunList.FromString,
                 _registered_method=True)
+        self.AddSchedule = channel.unary_unary(
+                '/hansa.v1.Operator/AddSchedule',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.AddScheduleRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleInfo.FromString,
+                _registered_method=True)
+        self.ListSchedules = channel.unary_unary(
+                '/hansa.v1.Operator/ListSchedules',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ListSchedulesRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleList.FromString,
+                _registered_method=True)
+        self.RemoveSchedule = channel.unary_unary(
+                '/hansa.v1.Operator/RemoveSchedule',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.RemoveScheduleRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleInfo.FromString,
+                _registered_method=True)
         self.ExportPack = channel.unary_stream(
                 '/hansa.v1.Operator/ExportPack',
                 request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ExportPackRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.ExportArrays = channel.unary_stream(
+                '/hansa.v1.Operator/ExportArrays',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ExportArraysRequest.SerializeToString,
                 response_deserializer=hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.FromString,
                 _registered_method=True)
 
@@ -129,8 +149,36 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddSchedule(self, request, context):
+        """A plan to be run again and again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedules(self, request, context):
+        """All schedules by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSchedule(self, request, context):
+        """Runs that it began go on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportPack(self, request, context):
         """The auditor's evidence of one run.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportArrays(self, request, context):
+        """The last arrays of one run, as a content file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,9 +222,29 @@ def add_OperatorServicer_to_server(servicer, server):
                     request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ListRunsRequest.FromString,
                     response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.RunList.SerializeToString,
             ),
+            'AddSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddSchedule,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.AddScheduleRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleInfo.SerializeToString,
+            ),
+            'ListSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedules,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ListSchedulesRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleList.SerializeToString,
+            ),
+            'RemoveSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSchedule,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.RemoveScheduleRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleInfo.SerializeToString,
+            ),
             'ExportPack': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportPack,
                     request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ExportPackRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.SerializeToString,
+            ),
+            'ExportArrays': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportArrays,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ExportArraysRequest.FromString,
                     response_serializer=hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.SerializeToString,
             ),
     }
@@ -380,6 +448,87 @@ class Operator:
             _registered_method=True)
 
     @staticmethod
+    def AddSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Operator/AddSchedule',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.AddScheduleRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Operator/ListSchedules',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.ListSchedulesRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleList.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Operator/RemoveSchedule',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.RemoveScheduleRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_operator__pb2.ScheduleInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ExportPack(request,
             target,
             options=(),
@@ -395,6 +544,33 @@ class Operator:
             target,
             '/hansa.v1.Operator/ExportPack',
             hansa_dot_protos_dot_v1_dot_operator__pb2.ExportPackRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportArrays(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hansa.v1.Operator/ExportArrays',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.ExportArraysRequest.SerializeToString,
             hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.FromString,
             options,
             channel_credentials,
