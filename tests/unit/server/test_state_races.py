@@ -27,8 +27,8 @@ PLAN = parse_plan(
 
 
 @pytest.fixture
-def engine(tmp_path):
-    engine = open_database(tmp_path / "hansa.db")
+def engine(database):
+    engine = open_database(database)
     yield engine
     engine.dispose()
 

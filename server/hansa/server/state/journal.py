@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
+from hansa.core.errors import LedgerError
+from hansa.server.state.database import insert_into, retried, writing
 from hansa.server.state.tables import EventRow, LedgerRow
 
 Clock = Callable[[], float]
@@ -20,8 +22,14 @@ class Journal:
 
     def note(self, kind: str, **body: Any) -> None:
         """Appends an event; the body holds nothing private."""
-        with Session(self._engine) as session, session.begin():
+        with writing(self._engine) as session:
             session.add(EventRow(time=self._clock(), kind=kind, body=body))
+
+    def bodies(self, kind: str, **holding: Any) -> list[dict[str, Any]]:
+        """The bodies of one kind's events that hold these values, oldest first."""
+        query = select(EventRow.body).where(EventRow.kind == kind).order_by(EventRow.event_id)
+        with Session(self._engine) as session:
+            return [body for body in session.scalars(query) if holding.items() <= body.items()]
 
     def events(self) -> Sequence[EventRow]:
         """All events."""
@@ -42,18 +50,53 @@ class LedgerCopies:
             last = session.scalar(query)
         return 0 if last is None else last + 1
 
-    def lines(self, merchant: str) -> list[str]:
-        """The merchant's entries in order, each as the canonical JSON line that it signed."""
+    def last(self, merchant: str) -> tuple[int, str] | None:
+        """The newest entry's position and line."""
+        query = select(LedgerRow.position, LedgerRow.line).where(LedgerRow.merchant == merchant)
+        newest = query.order_by(LedgerRow.position.desc()).limit(1)
         with Session(self._engine) as session:
-            query = (
-                select(LedgerRow).where(LedgerRow.merchant == merchant).order_by(LedgerRow.position)
-            )
-            return [row.line for row in session.scalars(query)]
+            row = session.execute(newest).one_or_none()
+        return None if row is None else (row.position, row.line)
 
+    def lines(self, merchant: str, first: int = 0, count: int | None = None) -> list[str]:
+        """The merchant's entries in order, each as the canonical JSON line that it signed.
+
+        Args:
+            merchant: whose.
+            first: the position to begin with.
+            count: at most so many; None: all that follow.
+        """
+        query = (
+            select(LedgerRow.line)
+            .where(LedgerRow.merchant == merchant, LedgerRow.position >= first)
+            .order_by(LedgerRow.position)
+            .limit(count)
+        )
+        with Session(self._engine) as session:
+            return list(session.scalars(query))
+
+    @retried
     def append(self, merchant: str, first_position: int, lines: Sequence[str]) -> None:
-        """Adds verified entries."""
-        with Session(self._engine) as session, session.begin():
-            session.add_all(
-                LedgerRow(merchant=merchant, position=first_position + index, line=line)
-                for index, line in enumerate(lines)
+        """Adds verified entries.
+
+        Raises:
+            LedgerError: another server took in another entry at one of these positions meanwhile.
+        """
+        rows = [
+            {"merchant": merchant, "position": first_position + index, "line": line}
+            for index, line in enumerate(lines)
+        ]
+        insert = insert_into(self._engine, LedgerRow)
+        with writing(self._engine) as session:
+            session.connection().execute(insert.on_conflict_do_nothing(), rows)
+            held = session.scalars(
+                select(LedgerRow.line)
+                .where(LedgerRow.merchant == merchant, LedgerRow.position >= first_position)
+                .order_by(LedgerRow.position)
+                .limit(len(rows))
             )
+            if list(held) != list(lines):
+                raise LedgerError(
+                    f"two different continuations of the ledger of {merchant} came at once; "
+                    "stop one of its clients"
+                )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, LargeBinary, MetaData, String, Text
+from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, MetaData, String, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -79,8 +79,8 @@ class RoundRow(Table):
     aggregate_sha256: Mapped[str] = mapped_column(String(64))
     strategy_sha256: Mapped[str | None] = mapped_column(String(64))  # the strategy's own state
     seconds: Mapped[float]
-    down_bytes: Mapped[int]
-    up_bytes: Mapped[int]
+    down_bytes: Mapped[int] = mapped_column(BigInteger)
+    up_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class TaskRow(Table):
@@ -89,16 +89,17 @@ class TaskRow(Table):
     __tablename__ = "tasks"
 
     task_id: Mapped[str] = mapped_column(String(200), primary_key=True)
-    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"))
+    run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id"), index=True)
     round_number: Mapped[int]
     phase: Mapped[str] = mapped_column(String(16))  # train, evaluate
     merchant: Mapped[str] = mapped_column(String(63), index=True)
     content_sha256: Mapped[str] = mapped_column(String(64))
-    content_bytes: Mapped[int]
+    content_bytes: Mapped[int] = mapped_column(BigInteger)
+    settings: Mapped[bytes | None] = mapped_column(LargeBinary)  # records that content lacks
     deadline: Mapped[float]
     state: Mapped[str] = mapped_column(String(16))  # open, done, refused, expired
     result_sha256: Mapped[str | None] = mapped_column(String(64))
-    result_bytes: Mapped[int] = mapped_column(default=0)
+    result_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     reason: Mapped[str] = mapped_column(String(32), default="")
     sentence: Mapped[str] = mapped_column(Text, default="")
     attempts: Mapped[int] = mapped_column(default=0)  # how often it was handed out
@@ -124,8 +125,10 @@ class ScheduleRow(Table):
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     plan: Mapped[dict[str, Any]] = mapped_column(JSON)
     cron: Mapped[str] = mapped_column(String(100))  # five fields, UTC
+    drift: Mapped[float | None]  # absent: every time is a run; else a fall in recall@10 begins one
     next_due: Mapped[float]
     last_run: Mapped[str] = mapped_column(String(100), default="")
+    watch_run: Mapped[str] = mapped_column(String(100), default="")  # asked how good the model is
 
 
 class LedgerRow(Table):

@@ -1,15 +1,19 @@
 """The work handed out to merchants, and what came back."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Engine, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import BigInteger, ColumnElement, Engine, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from hansa.core.ids import MerchantId, RunId, Sha256, TaskId
+from hansa.server.state.database import insert_into, retried, writing
 from hansa.server.state.tables import TaskRow
+
+Clock = Callable[[], float]
+"""Seconds since 1970-01-01 UTC."""
 
 
 class Outcome(StrEnum):
@@ -34,6 +38,8 @@ class NewTask:
     content_sha256: Sha256
     content_bytes: int
     deadline: float
+    settings: bytes | None = None
+    """The message's records without arrays, as a content file, where ``content`` lacks them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,37 +52,61 @@ class Result:
     sentence: str = ""
 
 
+_HANDED_OUT = (
+    update(TaskRow)
+    .where(TaskRow.task_id == bindparam("name"), TaskRow.state == "open")
+    .values(attempts=TaskRow.attempts + 1, session=bindparam("number", type_=BigInteger))
+)
+_UNANSWERED = {"state": "open", "result_bytes": 0, "reason": "", "sentence": ""}
+
+
 class Tasks:
     """All tasks, each written once under its idempotency key."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, clock: Clock = time.time) -> None:
         self._engine = engine
+        self._clock = clock
 
-    def post(self, tasks: Iterable[NewTask]) -> None:
+    @retried
+    def post(self, tasks: Collection[NewTask]) -> None:
         """Hands out work; a task that exists is left as it is, but for its deadline while open."""
-        with Session(self._engine) as session, session.begin():
-            for task in tasks:
-                values = {
-                    **task.__dict__,
-                    "state": "open",
-                    "result_bytes": 0,
-                    "reason": "",
-                    "sentence": "",
-                }
-                statement = insert(TaskRow).values(**values)
-                session.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=["task_id"],
-                        set_={"deadline": task.deadline},
-                        where=TaskRow.state == "open",
-                    )
-                )
+        # In one order everywhere, so that two servers at the same rows never wait for each other.
+        rows = [
+            {**task.__dict__, **_UNANSWERED}
+            for task in sorted(tasks, key=lambda task: task.task_id)
+        ]
+        if not rows:
+            return
+        insert = insert_into(self._engine, TaskRow)
+        statement = insert.on_conflict_do_update(
+            index_elements=["task_id"],
+            set_={"deadline": insert.excluded.deadline},
+            where=TaskRow.state == "open",
+        )
+        with writing(self._engine) as session:
+            session.connection().execute(statement, rows)
 
-    def open_for(self, merchant: str) -> Sequence[TaskRow]:
-        """The merchant's unfinished work, oldest first."""
+    @retried
+    def postpone(self, run_id: str, phase: str, deadline: float) -> None:
+        """Gives what is open of a run's phase a new deadline, in seconds since 1970."""
+        named = (TaskRow.run_id == run_id, TaskRow.phase == phase, TaskRow.state == "open")
+        with writing(self._engine) as session:
+            session.execute(update(TaskRow).where(*named).values(deadline=deadline))
+
+    def open_for(self, merchant: str, seen: Collection[str] = ()) -> Sequence[TaskRow]:
+        """The merchant's unfinished work, oldest first, and what has expired of the ``seen``."""
+        expired = (TaskRow.task_id.in_(seen), TaskRow.state == "expired")
+        wanted = or_(TaskRow.state == "open", and_(*expired)) if seen else TaskRow.state == "open"
         with Session(self._engine) as session:
-            query = select(TaskRow).where(TaskRow.merchant == merchant, TaskRow.state == "open")
+            query = select(TaskRow).where(TaskRow.merchant == merchant, wanted)
             return session.scalars(query.order_by(TaskRow.deadline, TaskRow.task_id)).all()
+
+    @retried
+    def note_handed_out(self, handed: Collection[tuple[str, int]]) -> None:
+        """Counts that tasks were handed to a session of their merchant, those that are open."""
+        rows = [{"name": name, "number": number} for name, number in sorted(handed)]
+        with writing(self._engine) as session:
+            session.connection().execute(_HANDED_OUT, rows)
 
     def find(self, task_id: str, merchant: str) -> TaskRow | None:
         """A task of this merchant; another merchant's task is not found."""
@@ -84,6 +114,7 @@ class Tasks:
             row = session.get(TaskRow, task_id)
             return row if row is not None and row.merchant == merchant else None
 
+    @retried
     def complete(self, task_id: str, merchant: str, result: Result) -> Outcome:
         """Writes a result down, once; a repetition of the same result is harmless.
 
@@ -93,10 +124,12 @@ class Tasks:
         statement = update(TaskRow).where(
             TaskRow.task_id == task_id, TaskRow.merchant == merchant, TaskRow.state == "open"
         )
-        with Session(self._engine) as session, session.begin():
+        with writing(self._engine) as session:
             # One conditional statement: of two results at the same moment, one is accepted.
             written = session.execute(
-                statement.values(**_columns(result)).returning(TaskRow.task_id)
+                statement.values(**_columns(result), answered=self._clock()).returning(
+                    TaskRow.task_id
+                )
             )
             if written.scalar() is not None:
                 return Outcome.ACCEPTED
@@ -114,6 +147,13 @@ class Tasks:
             rows = session.scalars(select(TaskRow).where(TaskRow.task_id.in_(task_ids))).all()
         by_id = {row.task_id: row for row in rows}
         return [by_id[task_id] for task_id in task_ids if task_id in by_id]
+
+    def of_run(self, run_id: str, phase: str, *, since_round: int) -> Sequence[TaskRow]:
+        """A run's tasks of a phase that are open, or belong to this round or a later one."""
+        recent = or_(TaskRow.state == "open", TaskRow.round_number >= since_round)
+        query = select(TaskRow).where(TaskRow.run_id == run_id, TaskRow.phase == phase, recent)
+        with Session(self._engine) as session:
+            return session.scalars(query.order_by(TaskRow.round_number, TaskRow.task_id)).all()
 
     def asked(self, run_id: str, round_number: int, phase: str) -> set[MerchantId]:
         """The merchants that have a task in a round, whatever became of it."""
@@ -135,19 +175,25 @@ class Tasks:
         """Closes the named tasks that are still open: their results will come too late."""
         self._expire(TaskRow.task_id.in_(task_ids), "deadline", "no answer before the deadline")
 
-    def expire_run(self, run_id: str) -> set[str]:
-        """Closes what is still open of a run that has ended; returns whose work it was."""
-        return self._expire(TaskRow.run_id == run_id, "stopped", "the run has ended")
-
     def expire_merchant(self, merchant: str) -> None:
         """Closes the open work of a merchant that has left: no round waits for it."""
         self._expire(TaskRow.merchant == merchant, "revoked", "the membership was ended")
 
-    def _expire(self, which: ColumnElement[bool], reason: str, sentence: str) -> set[str]:
-        statement = update(TaskRow).where(which, TaskRow.state == "open")
-        closed = statement.values(state="expired", reason=reason, sentence=sentence)
-        with Session(self._engine) as session, session.begin():
-            return set(session.scalars(closed.returning(TaskRow.merchant)))
+    @retried
+    def _expire(self, which: ColumnElement[bool], reason: str, sentence: str) -> None:
+        with writing(self._engine) as session:
+            _close(session, which, reason, sentence)
+
+
+def close_with_run(session: Session, which: ColumnElement[bool]) -> set[str]:
+    """Closes open work in the transaction that ends its run; returns whose work it was."""
+    return _close(session, which, "stopped", "the run has ended")
+
+
+def _close(session: Session, which: ColumnElement[bool], reason: str, sentence: str) -> set[str]:
+    statement = update(TaskRow).where(which, TaskRow.state == "open")
+    closed = statement.values(state="expired", reason=reason, sentence=sentence)
+    return set(session.scalars(closed.returning(TaskRow.merchant)))
 
 
 def _columns(result: Result) -> dict[str, object]:

@@ -52,7 +52,9 @@ def _create_schedules() -> None:
         sa.Column("name", sa.String(63), nullable=False),
         sa.Column("plan", sa.JSON, nullable=False),
         sa.Column("cron", sa.String(100), nullable=False),
+        sa.Column("drift", sa.Double),
         sa.Column("next_due", sa.Double, nullable=False),
         sa.Column("last_run", sa.String(100), nullable=False),
+        sa.Column("watch_run", sa.String(100), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_schedules"),
     )
