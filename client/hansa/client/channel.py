@@ -1,10 +1,13 @@
 """The one connection that leaves the premises: mTLS to the operator's server."""
 
-from collections.abc import Iterator
+import datetime as dt
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
+from cryptography import x509
 
+from hansa.core.clocks import own_certificate_sentence, server_certificate_sentence
 from hansa.core.errors import (
     ConflictError,
     HansaError,
@@ -34,6 +37,7 @@ _OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.service_config_disable_resolution", 1),
 )
+_CLOSED = ("Socket closed", "andshake failed", "Connection reset", "Broken pipe")
 _ERRORS: dict[grpc.StatusCode, type[HansaError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
@@ -41,6 +45,11 @@ _ERRORS: dict[grpc.StatusCode, type[HansaError]] = {
     grpc.StatusCode.PERMISSION_DENIED: UnauthorisedError,
     grpc.StatusCode.FAILED_PRECONDITION: LedgerError,
 }
+
+
+def utc_now() -> dt.datetime:
+    """This machine's clock."""
+    return dt.datetime.now(dt.UTC)
 
 
 def open_channel(
@@ -52,8 +61,16 @@ def open_channel(
 
 
 @contextmanager
-def translated(address: str) -> Iterator[None]:
+def translated(
+    address: str, shown: x509.Certificate | None = None, clock: Callable[[], dt.datetime] = utc_now
+) -> Iterator[None]:
     """Turns gRPC's errors into Hansa's.
+
+    Args:
+        address: whom the sentences name.
+        shown: the certificate of this side: where its dates tell why the line was closed, the
+            sentence says so.
+        clock: of this machine.
 
     Raises:
         TransportError: the server cannot be reached, or closed the line without a word (which is
@@ -66,7 +83,17 @@ def translated(address: str) -> Iterator[None]:
         code, text = error.code(), error.details() or ""
         if code in _ERRORS:
             raise _ERRORS[code](text) from error
+        if code is grpc.StatusCode.UNAVAILABLE and (why := _dates(text, shown, clock())):
+            raise TransportError(f"the server {address} cannot be reached: {why}") from error
         raise TransportError(_advice(address, code, text)) from error
+
+
+def _dates(text: str, shown: x509.Certificate | None, now: dt.datetime) -> str | None:
+    """A closed line's reason, where a certificate's dates give it."""
+    if (sentence := server_certificate_sentence(text, now)) is not None:
+        return sentence
+    refused = any(mark in text for mark in _CLOSED)  # a server that does not run refuses otherwise
+    return own_certificate_sentence(shown, now) if shown is not None and refused else None
 
 
 def _advice(address: str, code: grpc.StatusCode, text: str) -> str:

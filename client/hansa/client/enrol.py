@@ -12,7 +12,7 @@ from hansa.client.channel import CALL_TIMEOUT_S, open_channel, translated
 from hansa.client.entropy import SystemEntropy
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.site import Site, SiteSettings
-from hansa.client.version import PROTOCOL
+from hansa.client.version import SPEAKS
 from hansa.core.credentials import write_credentials
 from hansa.core.errors import ConflictError, InvalidInputError
 from hansa.core.identity import (
@@ -22,6 +22,7 @@ from hansa.core.identity import (
     Role,
     certificate_of,
     certificate_request,
+    due_from,
     identity_of,
     issue,
     key_pem,
@@ -97,7 +98,7 @@ def renew_if_due(site: Site, channel: grpc.Channel, now: dt.datetime) -> bool:
     due again (the clock of this machine is wrong), it is False, so that nobody renews in a circle.
     """
     present = site.credentials()
-    if not _renewal_is_due(present.certificate, now):
+    if now < due_from(present.certificate):
         return False
     request = pb.RenewRequest(csr_der=certificate_request(present.key, "renewal"))
     stub = rpc.EnrolmentStub(channel)
@@ -107,12 +108,7 @@ def renew_if_due(site: Site, channel: grpc.Channel, now: dt.datetime) -> bool:
         raise InvalidInputError("the server renewed for somebody else; tell the operator")
     renewed = Credentials(key=present.key, certificate=certificate)
     write_credentials(site.identity, "merchant", renewed)
-    return not _renewal_is_due(certificate, now)
-
-
-def _renewal_is_due(certificate: x509.Certificate, now: dt.datetime) -> bool:
-    until = certificate.not_valid_after_utc
-    return until - now <= (until - certificate.not_valid_before_utc) / 3
+    return now < due_from(certificate)
 
 
 def make_application_credentials(site: Site, now: dt.datetime) -> None:
@@ -147,7 +143,10 @@ def _ask(site: Site, invitation: Invitation, ledger_key: bytes) -> pb.Membership
         # Signatures are randomised: the very same request must be sent again after a lost reply.
         write_atomically(request_file, certificate_request(_own_key(site), invitation.merchant))
     request = pb.JoinRequest(
-        protocol=PROTOCOL, csr_der=request_file.read_bytes(), ledger_public_key=ledger_key
+        protocol=SPEAKS.offered_major,
+        protocol_minor=SPEAKS.minor,
+        csr_der=request_file.read_bytes(),
+        ledger_public_key=ledger_key,
     )
     channel = open_channel(
         invitation.address,
@@ -155,7 +154,8 @@ def _ask(site: Site, invitation: Invitation, ledger_key: bytes) -> pb.Membership
         key_pem=invitation.key_pem.encode(),
         certificate_pem=invitation.certificate_pem.encode(),
     )
-    with channel, translated(invitation.address):
+    shown = x509.load_pem_x509_certificate(invitation.certificate_pem.encode())
+    with channel, translated(invitation.address, shown):
         stub = rpc.EnrolmentStub(channel)
         membership: pb.Membership = stub.Join(request, timeout=CALL_TIMEOUT_S)
         return membership

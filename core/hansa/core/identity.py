@@ -77,6 +77,11 @@ class Credentials:
         """The certificate in PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
+    @property
+    def belong_together(self) -> bool:
+        """Whether the certificate is for this key."""
+        return self.certificate.public_key() == self.key.public_key()
+
 
 def make_key() -> Key:
     """A fresh private key."""
@@ -115,6 +120,12 @@ def certificate_of(der: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(der)
     except ValueError as error:
         raise InvalidInputError(f"this is not a certificate: {error}") from error
+
+
+def due_from(certificate: x509.Certificate) -> dt.datetime:
+    """The moment from which a certificate should be renewed: two thirds of its life are over."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return end - (end - begin) / 3
 
 
 def identity_of(certificate: x509.Certificate) -> Identity:

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hansa.core.canonical import canonical_json, parse_json
+from hansa.core.endpoints import ADDRESS_PATTERN
 from hansa.core.errors import InvalidInputError
 
 _PREFIX = "hansa1."
@@ -24,7 +25,7 @@ class Invitation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     merchant: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    address: Annotated[str, Field(pattern=r"^[^\s/]+:\d{1,5}$")]
+    address: Annotated[str, Field(pattern=ADDRESS_PATTERN)]
     authority_pem: str
     certificate_pem: str
     key_pem: str = Field(repr=False)

@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -19,7 +20,6 @@ from cryptography.hazmat.primitives.serialization import (
 from hansa.core.credentials import read_credentials, write_credentials
 from hansa.core.errors import InvalidInputError
 from hansa.core.identity import (
-    SERVER_DNS_NAME,
     Credentials,
     Identity,
     Role,
@@ -30,23 +30,20 @@ from hansa.core.identity import (
 )
 from hansa.core.invitation import Invitation
 from hansa.core.storage import write_atomically
+from hansa.server.own_certificates import OwnCertificates
+from hansa.server.settings import ServerSettings
 
 _AUTHORITY_VALID = dt.timedelta(days=3650)
-_SERVER_VALID = dt.timedelta(days=397)
-_MERCHANT_VALID = dt.timedelta(days=30)
 
 Now = Callable[[], dt.datetime]
 
 
-def create_authority(folder: Path, *, federation: str, host: str, now: dt.datetime) -> None:
+def create_authority(folder: Path, settings: ServerSettings, now: dt.datetime) -> None:
     """Makes the CA, the server's and the operator's certificates, and the key that signs plans."""
-    authority = make_authority(
-        f"Hansa federation {federation}", now=now, valid_for=_AUTHORITY_VALID
-    )
+    name = f"Hansa federation {settings.federation}"
+    authority = make_authority(name, now=now, valid_for=_AUTHORITY_VALID)
     write_credentials(folder, "authority", authority)
-    server = Identity(role=Role.SERVER, name=federation)
-    _issue_to(folder, "server", authority, server, now, hosts=(SERVER_DNS_NAME, host))
-    _issue_to(folder, "operator", authority, Identity(role=Role.OPERATOR, name="operator"), now)
+    OwnCertificates(folder, settings, lambda: now).rotate()
     plan_key = Ed25519PrivateKey.generate()
     pem = plan_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_atomically(folder / "plan.key.pem", pem, mode=0o600)
@@ -55,22 +52,26 @@ def create_authority(folder: Path, *, federation: str, host: str, now: dt.dateti
 class Authority:
     """Signs certificates, invitations and plans for the federation."""
 
-    def __init__(self, folder: Path, *, tuf_root: bytes, now: Now) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path, *, settings: ServerSettings, tuf_root: bytes, now: Now
+    ) -> None:
         self._now = now
+        self._merchants_valid = dt.timedelta(days=settings.client_certificate_days)
         self._authority = read_credentials(folder, "authority")
         self._plan_key = _read_plan_key(folder / "plan.key.pem")
         self.tuf_root = tuf_root
-
-    @property
-    def server(self) -> Credentials:
-        """What the server shows to its callers."""
-        return read_credentials(self._folder, "server")
+        self.own = OwnCertificates(folder, settings, now)
+        """What the server itself shows, and the operator's commands."""
 
     @property
     def authority_pem(self) -> bytes:
         """The CA's certificate."""
         return self._authority.certificate_pem
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The same, as an object."""
+        return self._authority.certificate
 
     @property
     def plan_key(self) -> Ed25519PrivateKey:
@@ -91,7 +92,7 @@ class Authority:
         identity = Identity(role=Role.MERCHANT, name=merchant)
         key = public_key_of_request(request_der)
         certificate = issue(
-            self._authority, key, identity, now=self._now(), valid_for=_MERCHANT_VALID
+            self._authority, key, identity, now=self._now(), valid_for=self._merchants_valid
         )
         return certificate.public_bytes(Encoding.DER), certificate.not_valid_after_utc.timestamp()
 
@@ -114,21 +115,6 @@ class Authority:
         )
         expires = certificate.not_valid_after_utc.timestamp()
         return invitation, format(certificate.serial_number, "x"), expires
-
-
-def _issue_to(
-    folder: Path,
-    name: str,
-    authority: Credentials,
-    identity: Identity,
-    now: dt.datetime,
-    hosts: tuple[str, ...] = (),
-) -> None:
-    key = make_key()
-    certificate = issue(
-        authority, key.public_key(), identity, now=now, valid_for=_SERVER_VALID, hosts=hosts
-    )
-    write_credentials(folder, name, Credentials(key=key, certificate=certificate))
 
 
 def _read_plan_key(path: Path) -> Ed25519PrivateKey:

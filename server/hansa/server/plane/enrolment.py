@@ -1,17 +1,19 @@
 """The service by which a merchant becomes a member."""
 
 import asyncio
+import time
 from typing import Any
 
 from hansa.core.canonical import sha256_hex
 from hansa.core.errors import InvalidInputError, UnauthorisedError
 from hansa.core.identity import Role
+from hansa.core.wire_version import WIRE
 from hansa.protos.v1 import enrolment_pb2 as pb
 from hansa.protos.v1 import enrolment_pb2_grpc as rpc
 from hansa.server.authority import Authority
 from hansa.server.plane.peer import Gate, Peer
 from hansa.server.plane.status import unary
-from hansa.server.plane.version import check_protocol
+from hansa.server.plane.version import SOFTWARE, agreed_minor
 from hansa.server.state.journal import Journal
 from hansa.server.state.members import Joining, Members
 
@@ -33,7 +35,7 @@ class EnrolmentService(rpc.EnrolmentServicer):
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.Membership:
         """See enrolment.proto."""
         peer = self._gate.peer(context, Role.INVITATION)
-        check_protocol(request.protocol)
+        agreed_minor(request.protocol, request.protocol_minor)
         if len(request.ledger_public_key) != _ED25519_KEY_BYTES:
             raise InvalidInputError("the ledger's public key must be 32 bytes of Ed25519")
         return await asyncio.to_thread(self._join, peer, request)
@@ -41,10 +43,21 @@ class EnrolmentService(rpc.EnrolmentServicer):
     @unary
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.Membership:
         """See enrolment.proto."""
-        merchant = await asyncio.to_thread(self._gate.merchant, context)
+        merchant = await asyncio.to_thread(self._gate.arriving, context)
         certificate, expires = self._authority.certify(merchant, request.csr_der)
         await asyncio.to_thread(self._members.renew, merchant, certificate, expires)
         return self._membership(merchant, certificate)
+
+    @unary
+    async def Enquire(self, request: pb.EnquireRequest, context: Any) -> pb.ServerFacts:
+        """See enrolment.proto."""
+        await asyncio.to_thread(self._gate.merchant, context)
+        agreed_minor(request.protocol, request.protocol_minor)
+        return pb.ServerFacts(
+            protocol_minor=WIRE.minor,
+            server_time_unix_ms=time.time_ns() // 1_000_000,
+            software=SOFTWARE,
+        )
 
     def _join(self, peer: Peer, request: pb.JoinRequest) -> pb.Membership:
         """A lost reply may be asked for again: the same request gets the same certificate."""

@@ -41,6 +41,8 @@ def status_of(error: HansaError) -> grpc.StatusCode:
 
 
 async def _abort(context: Any, error: Exception, call: str) -> None:
+    if context.done():
+        return  # The stream was ended from outside, while the method met its own error.
     if isinstance(error, HansaError):
         await context.abort(status_of(error), str(error))
     _log.error("%s failed", call, exc_info=error)

@@ -1,18 +1,17 @@
 """Which version of the wire is spoken."""
 
-from hansa.core.errors import InvalidInputError
+from importlib.metadata import version
 
-PROTOCOL = "1"
+from hansa.core.wire_version import WIRE
+
+SOFTWARE = f"hansa-server {version('hansa')}"
+"""What this server calls itself."""
 
 
-def check_protocol(offered: str) -> None:
-    """Refuses a client that speaks another version.
+def agreed_minor(offered_major: str, minor: int) -> int:
+    """The minor version that both sides speak; 0 with a client that names none.
 
     Raises:
-        InvalidInputError: the versions differ; the sentence names both.
+        InvalidInputError: the client speaks another major version; the sentence names both.
     """
-    if offered != PROTOCOL:
-        raise InvalidInputError(
-            f"this server speaks protocol version {PROTOCOL}, the client {offered[:16]!r}; "
-            "update the older side"
-        )
+    return WIRE.with_peer(offered_major, minor).minor
