@@ -3,6 +3,7 @@
 What lies here is sent as it is, never made again.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from hansa.core.canonical import canonical_json, parse_json, sha256_hex
+from hansa.core.errors import InvalidInputError
 from hansa.core.ids import Sha256, TaskId
-from hansa.core.storage import write_atomically
+from hansa.core.storage import file_sha256, write_atomically
+
+MAX_LETTER_BYTES = 256 << 20
+"""The server takes no larger answer."""
 
 
 class Letter(BaseModel):
@@ -32,11 +37,48 @@ class Letter(BaseModel):
 class Outbox:
     """A folder with a content file and, written after it, a note for each finished update."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_bytes: int = MAX_LETTER_BYTES) -> None:
         self._folder = folder
+        self._max_bytes = max_bytes
+
+    def check_size(self, size_bytes: int) -> None:
+        """Refuses what could be kept here, but never delivered.
+
+        Raises:
+            InvalidInputError: the server would not take so much; the sentence does not repeat the
+                size, which may depend on private data.
+        """
+        if size_bytes > self._max_bytes:
+            raise InvalidInputError(
+                f"the answer is larger than the {self._max_bytes} bytes that can be sent; let the "
+                "plan or the app send less"
+            )
+
+    def make_room(self, size_bytes: int) -> None:
+        """Holds space on the disk for what is about to be made; what was held before is given up.
+
+        Raises:
+            OSError: the disk has not so much; nothing was spent yet.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.free_room()
+        with self._room.open("wb") as file:
+            if size_bytes:
+                os.posix_fallocate(file.fileno(), 0, size_bytes)
+
+    def free_room(self) -> None:
+        """Gives up the space that was held: nothing is about to be made."""
+        self._room.unlink(missing_ok=True)
 
     def put(self, task: TaskId, content: bytes) -> Letter:
-        """Keeps a finished update durably."""
+        """Keeps a finished update durably, in the room that was made for it.
+
+        Raises:
+            InvalidInputError: it is too large to be sent.
+            OSError: the disk is full, or broken; nothing of it is kept.
+        """
+        self.free_room()
+        self.check_size(len(content))
         letter = Letter(task_id=task, sha256=sha256_hex(content), size_bytes=len(content))
         write_atomically(self._content(task), content)
         write_atomically(self._note(task), canonical_json(letter.model_dump()))
@@ -47,11 +89,20 @@ class Outbox:
         note = self._note(task)
         if not note.exists():
             return None
-        return Letter.model_validate(parse_json(note.read_bytes(), str(note)))
+        return _letter(note)
+
+    def is_intact(self, letter: Letter) -> bool:
+        """Whether the content on the disk still is what was finished."""
+        path = self._content(TaskId(letter.task_id))
+        return path.is_file() and file_sha256(path) == letter.sha256
+
+    def letters(self) -> list[Letter]:
+        """All finished updates that nobody has acknowledged yet."""
+        return [_letter(note) for note in sorted(self._folder.glob("*.json"))]
 
     def chunks(self, letter: Letter, offset: int, size: int) -> Iterator[bytes]:
         """The content from ``offset`` (bytes) on, in pieces of ``size`` bytes."""
-        with self._content(TaskId(letter.task_id)).open("rb") as file:
+        with self._content(TaskId(letter.task_id)).open("rb", buffering=0) as file:
             file.seek(offset)
             while piece := file.read(size):
                 yield piece
@@ -61,6 +112,10 @@ class Outbox:
         self._note(task).unlink(missing_ok=True)
         self._content(task).unlink(missing_ok=True)
 
+    @property
+    def _room(self) -> Path:
+        return self._folder / "room"
+
     def _name(self, task: TaskId) -> Sha256:
         return sha256_hex(task.encode())
 
@@ -69,3 +124,7 @@ class Outbox:
 
     def _content(self, task: TaskId) -> Path:
         return self._folder / f"{self._name(task)}.safetensors"
+
+
+def _letter(note: Path) -> Letter:
+    return Letter.model_validate(parse_json(note.read_bytes(), str(note)))

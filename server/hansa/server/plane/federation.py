@@ -2,22 +2,27 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from hansa.core.errors import ConflictError, InvalidInputError, NotFoundError
-from hansa.core.ids import MerchantId, Sha256, TaskId
+from hansa.core.identity import Role
+from hansa.core.ids import MerchantId, Sha256
 from hansa.core.storage import BlobStore, check_sha256
+from hansa.protos.pieces import Data, read_upload, write_chunk
 from hansa.protos.v1 import common_pb2 as common
 from hansa.protos.v1 import federation_pb2 as pb
 from hansa.protos.v1 import federation_pb2_grpc as rpc
 from hansa.server.ledger_desk import LedgerDesk
+from hansa.server.plane.handout import Handout
 from hansa.server.plane.peer import Gate
 from hansa.server.plane.status import streaming, unary
-from hansa.server.plane.version import check_protocol
+from hansa.server.plane.transfers import Transfers
+from hansa.server.plane.turns import Turns
+from hansa.server.plane.version import agreed_minor
 from hansa.server.state.members import HEARTBEAT_PERIOD_S, Members
 from hansa.server.state.runs import Runs
 from hansa.server.state.tables import TaskRow
@@ -27,8 +32,7 @@ from hansa.server.uploads import Slot, Uploads
 
 _PING_PERIOD_S = 20.0
 _MAX_SENTENCE = 500
-
-_PHASES = {"train": pb.PHASE_TRAIN, "evaluate": pb.PHASE_EVALUATE}
+_SERVICE = pb.DESCRIPTOR.services_by_name["Federation"].full_name
 _REASONS = {
     pb.REFUSAL_REASON_BUDGET: "budget",
     pb.REFUSAL_REASON_CONTRACT: "contract",
@@ -42,6 +46,8 @@ _ACKNOWLEDGEMENTS = {
     Outcome.CONFLICT: pb.ACKNOWLEDGEMENT_CONFLICT,
     Outcome.UNKNOWN: pb.ACKNOWLEDGEMENT_UNKNOWN,
 }
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,34 +69,46 @@ class FederationService(rpc.FederationServicer):
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._handout = Handout(desk.tasks, desk.runs, desk.blobs, desk.members)
+        self._transfers = Transfers()
+        self._turns = Turns()
 
-    async def _caller(self, context: Any) -> MerchantId:
-        return await asyncio.to_thread(self._desk.gate.merchant, context)
+    async def _for_caller(
+        self, context: Any, work: Callable[[MerchantId], _Value], *, arriving: bool = False
+    ) -> _Value:
+        """Who calls, and what is to be done for it: in one thread, one after the other."""
+        gate = self._desk.gate
+        known = gate.arriving if arriving else gate.merchant
+        async with self._turns.of(gate.peer(context, Role.MERCHANT).identity.name):
+            return await asyncio.to_thread(lambda: work(known(context)))
 
     @unary
     async def Register(self, request: pb.RegisterRequest, context: Any) -> pb.Session:
         """See federation.proto."""
-        merchant = await self._caller(context)
-        check_protocol(request.protocol)
-        number = await asyncio.to_thread(
-            self._desk.members.open_session, merchant, request.software
+        session = await self._for_caller(
+            context, lambda merchant: self._register(merchant, request), arriving=True
         )
-        self._desk.switchboard.wake(merchant)
+        self._desk.switchboard.wake(session.merchant)
         self._desk.switchboard.announce()
+        return session
+
+    def _register(self, merchant: MerchantId, request: pb.RegisterRequest) -> pb.Session:
+        minor = agreed_minor(request.protocol, request.protocol_minor)
         return pb.Session(
-            session=number,
+            session=self._desk.members.open_session(merchant, request.software),
             heartbeat_period_ms=int(HEARTBEAT_PERIOD_S * 1000),
             merchant=merchant,
-            next_ledger_position=await asyncio.to_thread(
-                self._desk.ledgers.next_position, merchant
-            ),
+            protocol_minor=minor,
+            server_time_unix_ms=time.time_ns() // 1_000_000,
+            next_ledger_position=self._desk.ledgers.next_position(merchant),
         )
 
     @unary
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Any) -> pb.HeartbeatReply:
         """See federation.proto."""
-        merchant = await self._caller(context)
-        alive = await asyncio.to_thread(self._desk.members.heartbeat, merchant, request.session)
+        alive = await self._for_caller(
+            context, lambda merchant: self._desk.members.heartbeat(merchant, request.session)
+        )
         return pb.HeartbeatReply(fenced=not alive)
 
     @streaming
@@ -98,152 +116,150 @@ class FederationService(rpc.FederationServicer):
         self, request: pb.SubscribeRequest, context: Any
     ) -> AsyncIterator[pb.ServerEvent]:
         """See federation.proto."""
-        merchant = await self._caller(context)
+        merchant = await self._for_caller(context, lambda merchant: merchant)
         event = self._desk.switchboard.listen(merchant)
         sent: set[str] = set()
         try:
-            while not self._desk.switchboard.closed:
-                # Cleared before every look, so that no news, revocation or newer session is missed.
-                event.clear()
-                await self._caller(context)
-                await asyncio.to_thread(self._check_session, merchant, request.session)
-                for news in await asyncio.to_thread(self._news, merchant, sent):
-                    yield news
-                await self._sleep(event)
-                if not event.is_set():
-                    yield pb.ServerEvent(ping=pb.Ping())
+            with self._transfers.connected():
+                while not self._desk.switchboard.closed:
+                    # Cleared before every look, so that no news and no newer session is missed.
+                    event.clear()
+                    news = await self._for_caller(
+                        context, lambda merchant: self._look(merchant, request, sent)
+                    )
+                    for one in news:
+                        yield one
+                    if not await self._woken(event):
+                        yield pb.ServerEvent(ping=pb.Ping())
         finally:
             self._desk.switchboard.hang_up(merchant, event)
 
-    def _check_session(self, merchant: MerchantId, session: int) -> None:
+    def _look(
+        self, merchant: MerchantId, request: pb.SubscribeRequest, sent: set[str]
+    ) -> list[pb.ServerEvent]:
         """An error rather than a quiet end: whoever is fenced off must not just register again."""
-        if not self._desk.members.holds_session(merchant, session):
+        if not self._desk.members.holds_session(merchant, request.session):
             raise ConflictError("a newer session of this merchant took over")
+        news = self._handout.news(merchant, request, sent)
+        self._handout.note(news, request.session)
+        return news
 
     @staticmethod
-    async def _sleep(event: asyncio.Event) -> None:
+    async def _woken(event: asyncio.Event) -> bool:
+        """Waits for news; false when it is time for a ping."""
         try:
-            await asyncio.wait_for(event.wait(), _PING_PERIOD_S)
+            return await asyncio.wait_for(event.wait(), _PING_PERIOD_S)
         except TimeoutError:
-            return
-
-    def _news(self, merchant: str, sent: set[str]) -> list[pb.ServerEvent]:
-        rows = {row.task_id: row for row in self._desk.tasks.open_for(merchant)}
-        closed = self._desk.tasks.states([TaskId(name) for name in sent - rows.keys()])
-        gone = [
-            pb.ServerEvent(cancel=pb.Cancel(task_id=row.task_id))
-            for row in closed
-            if row.state == "expired"
-        ]
-        fresh = [
-            pb.ServerEvent(task=self._task(row)) for name, row in rows.items() if name not in sent
-        ]
-        sent.clear()
-        sent.update(rows)
-        return gone + fresh
-
-    def _task(self, row: TaskRow) -> pb.Task:
-        run = self._desk.runs.get(row.run_id)
-        return pb.Task(
-            task_id=row.task_id,
-            run_id=row.run_id,
-            round=row.round_number,
-            phase=_PHASES[row.phase],
-            content=common.BlobRef(sha256=row.content_sha256, size_bytes=row.content_bytes),
-            context=self._context(run.context_sha256),
-            signed_plan=run.signed_plan,
-            time_left_ms=max(0, int((row.deadline - time.time()) * 1000)),
-        )
-
-    def _context(self, sha256: str | None) -> common.BlobRef | None:
-        if sha256 is None:
-            return None
-        return common.BlobRef(sha256=sha256, size_bytes=self._desk.blobs.size(Sha256(sha256)))
-
-    def _may_fetch(self, merchant: MerchantId, task_id: str, sha: Sha256) -> bool:
-        row = self._desk.tasks.find(task_id, merchant)
-        if row is None:
             return False
-        return sha in (row.content_sha256, self._desk.runs.get(row.run_id).context_sha256)
 
     @streaming
-    async def Download(
-        self, request: pb.DownloadRequest, context: Any
-    ) -> AsyncIterator[common.Chunk]:
-        """See federation.proto."""
-        merchant = await self._caller(context)
-        sha = check_sha256(request.sha256)
-        if not await asyncio.to_thread(self._may_fetch, merchant, request.task_id, sha):
-            raise NotFoundError("no task of this merchant names that blob")
-        pieces = self._desk.blobs.chunks(Sha256(sha), request.offset_bytes)
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            await self._caller(context)  # an open stream outlives a revocation
-            yield common.Chunk(data=piece)
+    async def Download(self, request: pb.DownloadRequest, context: Any) -> AsyncIterator[Data]:
+        """See federation.proto. While the stream is open, ``standing`` sees to the caller."""
+        pieces = await self._for_caller(context, lambda merchant: self._fetched(merchant, request))
+        async for piece in self._transfers.send(pieces):
+            yield piece
 
-    async def _slot(self, context: Any, task_id: str, blob: common.BlobRef) -> Slot:
-        merchant = await self._caller(context)
-        if await asyncio.to_thread(self._desk.tasks.find, task_id, merchant) is None:
+    def _fetched(self, merchant: MerchantId, request: pb.DownloadRequest) -> Iterator[bytes]:
+        sha = check_sha256(request.sha256)
+        row = self._desk.tasks.find(request.task_id, merchant)
+        if row is None or not self._handout.may_fetch(row, sha):
+            raise NotFoundError("no task of this merchant names that blob")
+        return self._desk.blobs.chunks(
+            sha, request.offset_bytes, self._transfers.measure.piece_bytes
+        )
+
+    def _slot(self, merchant: MerchantId, task_id: str, blob: common.BlobRef) -> Slot:
+        task = self._desk.tasks.find(task_id, merchant)
+        if task is None:
             raise NotFoundError("there is no such task for this merchant")
-        return Slot.checked(merchant, task_id, blob.sha256, blob.size_bytes)
+        wanted = task.state == "open"
+        return Slot.checked(merchant, task_id, blob.sha256, blob.size_bytes, wanted=wanted)
+
+    def _announced(self, merchant: MerchantId, header: pb.UploadHeader | None) -> tuple[Slot, int]:
+        """What a stream says that it brings, and from which byte on."""
+        if header is None:
+            raise InvalidInputError("an upload begins with its header")
+        return self._slot(merchant, header.task_id, header.blob), header.offset_bytes
 
     @unary
     async def UploadStatus(self, request: pb.UploadStatusRequest, context: Any) -> pb.UploadState:
         """See federation.proto."""
-        slot = await self._slot(context, request.task_id, request.blob)
-        return await asyncio.to_thread(self._state, slot)
+        return await self._for_caller(
+            context,
+            lambda merchant: self._state(self._slot(merchant, request.task_id, request.blob)),
+        )
+
+    def _state(self, slot: Slot) -> pb.UploadState:
+        stored = self._desk.uploads.offset(slot)
+        whole = stored == slot.size_bytes
+        complete = whole and (not slot.wanted or self._desk.uploads.is_complete(slot))
+        return pb.UploadState(
+            offset_bytes=stored, complete=complete, piece_bytes=self._transfers.measure.piece_bytes
+        )
 
     @unary
     async def Upload(
-        self, request: AsyncIterator[pb.UploadMessage], context: Any
+        self, request: AsyncIterator[pb.UploadMessage | Data], context: Any
     ) -> pb.UploadState:
-        """See federation.proto."""
-        await self._caller(context)  # before anything is read
-        header = (await _first(request)).header
-        slot = await self._slot(context, header.task_id, header.blob)
-        append = await asyncio.to_thread(self._desk.uploads.begin, slot, header.offset_bytes)
-        async for message in request:
-            await self._caller(context)
-            await asyncio.to_thread(append, message.chunk.data)
-        await asyncio.to_thread(self._desk.uploads.finish, slot)
-        return await asyncio.to_thread(self._state, slot)
-
-    def _state(self, slot: Slot) -> pb.UploadState:
+        """See federation.proto. While the stream is open, ``standing`` sees to the caller."""
+        self._desk.gate.peer(context, Role.MERCHANT)  # before anything is read
+        header = await _first(request)
+        slot, offset = await self._for_caller(
+            context, lambda merchant: self._announced(merchant, header)
+        )
         uploads = self._desk.uploads
-        return pb.UploadState(offset_bytes=uploads.offset(slot), complete=uploads.is_complete(slot))
+        incoming = await self._transfers.run(uploads.begin, slot, offset)
+        try:
+            complete = await self._transfers.receive(request, incoming)
+        finally:
+            self._transfers.begin(uploads.end, incoming)
+        return pb.UploadState(offset_bytes=incoming.size, complete=complete)
 
     @unary
     async def Complete(self, request: pb.CompleteRequest, context: Any) -> pb.CompleteReply:
         """See federation.proto."""
-        merchant = await self._caller(context)
-        reply = await asyncio.to_thread(self._complete, merchant, request)
+        reply = await self._for_caller(context, lambda merchant: self._complete(merchant, request))
         self._desk.switchboard.announce()
         return reply
 
     def _complete(self, merchant: MerchantId, request: pb.CompleteRequest) -> pb.CompleteReply:
         desk = self._desk
         if not desk.members.holds_session(merchant, request.session):
-            return self._reply(merchant, pb.ACKNOWLEDGEMENT_FENCED)
-        desk.ledgers.accept(merchant, request.ledger_entries)
+            position = desk.ledgers.next_position(merchant)
+            fenced = pb.ACKNOWLEDGEMENT_FENCED
+            return pb.CompleteReply(acknowledgement=fenced, next_ledger_position=position)
+        position = desk.ledgers.accept(merchant, request.ledger_entries)
+        acknowledgement = self._close(merchant, request)
+        return pb.CompleteReply(acknowledgement=acknowledgement, next_ledger_position=position)
+
+    def _close(self, merchant: MerchantId, request: pb.CompleteRequest) -> pb.Acknowledgement:
+        desk = self._desk
         task = desk.tasks.find(request.task_id, merchant)
         if task is None:
-            return self._reply(merchant, pb.ACKNOWLEDGEMENT_UNKNOWN)
-        if request.WhichOneof("result") == "refusal":
-            outcome = desk.tasks.complete(request.task_id, merchant, _refusal(request.refusal))
-            return self._reply(merchant, _ACKNOWLEDGEMENTS[outcome])
-        slot = Slot.checked(
-            merchant, request.task_id, request.content.sha256, request.content.size_bytes
-        )
-        if not desk.uploads.is_complete(slot):
-            return self._reply(merchant, pb.ACKNOWLEDGEMENT_MISSING_BLOB)
-        desk.ledgers.check_booked(task, desk.runs.get(task.run_id), slot.sha256)
-        result = Result(sha256=slot.sha256, size_bytes=slot.size_bytes)
-        return self._reply(
-            merchant, _ACKNOWLEDGEMENTS[desk.tasks.complete(request.task_id, merchant, result)]
-        )
+            return pb.ACKNOWLEDGEMENT_UNKNOWN
+        result = self._result(task, request)
+        if result is None:
+            return pb.ACKNOWLEDGEMENT_MISSING_BLOB
+        outcome = desk.tasks.complete(task.task_id, merchant, result)
+        desk.uploads.forget(merchant, task.task_id)
+        return _ACKNOWLEDGEMENTS[outcome]
 
-    def _reply(self, merchant: MerchantId, acknowledgement: pb.Acknowledgement) -> pb.CompleteReply:
-        position = self._desk.ledgers.next_position(merchant)
-        return pb.CompleteReply(acknowledgement=acknowledgement, next_ledger_position=position)
+    def _result(self, task: TaskRow, request: pb.CompleteRequest) -> Result | None:
+        """The result, once it is known to be paid for; None where its blob must come first.
+
+        A task that is closed needs no blob any more: whatever its client has left is refused.
+        """
+        if request.WhichOneof("result") == "refusal":
+            return _refusal(request.refusal)
+        blob = request.content
+        if task.state == "expired":
+            return Result(sha256=Sha256(blob.sha256), size_bytes=blob.size_bytes)
+        slot = Slot.checked(MerchantId(task.merchant), task.task_id, blob.sha256, blob.size_bytes)
+        result = Result(sha256=slot.sha256, size_bytes=slot.size_bytes)
+        if task.state == "open" and not self._desk.uploads.is_complete(slot):
+            return None
+        self._desk.ledgers.check_booked(task, self._desk.runs.terms(task.run_id), slot.sha256)
+        return result
 
 
 def _refusal(refusal: pb.Refusal) -> Result:
@@ -253,14 +269,28 @@ def _refusal(refusal: pb.Refusal) -> Result:
     return Result(reason=reason, sentence=refusal.sentence[:_MAX_SENTENCE])
 
 
-async def _first(stream: AsyncIterator[pb.UploadMessage]) -> pb.UploadMessage:
+async def _first(stream: AsyncIterator[pb.UploadMessage | Data]) -> pb.UploadHeader | None:
+    """The header with which an upload begins, if it does."""
     async for message in stream:
-        if message.WhichOneof("part") == "header":
-            return message
+        if isinstance(message, pb.UploadMessage) and message.WhichOneof("part") == "header":
+            return message.header
         break
-    raise InvalidInputError("an upload begins with its header")
+    return None
 
 
 def bind(server: grpc.aio.Server, desk: Desk) -> None:
-    """Adds the service to a server."""
-    rpc.add_FederationServicer_to_server(FederationService(desk), server)
+    """Adds the service to a server; blobs' messages are written and read the short way."""
+    desk.uploads.sweep()
+    service = FederationService(desk)
+    blobs: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Download": grpc.unary_stream_rpc_method_handler(
+            service.Download, pb.DownloadRequest.FromString, write_chunk
+        ),
+        "Upload": grpc.stream_unary_rpc_method_handler(
+            service.Upload, read_upload, pb.UploadState.SerializeToString
+        ),
+    }
+    # Of two generic handlers of a method gRPC takes the first, of two registered ones the last.
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, blobs),))
+    rpc.add_FederationServicer_to_server(service, server)
+    server.add_registered_method_handlers(_SERVICE, blobs)
