@@ -40,4 +40,4 @@ def padded_targets(embeddings: Tensor, targets: Sequence[Integers]) -> tuple[Ten
     for row, one in enumerate(targets):
         places[row, : len(one)] = torch.from_numpy(one)
         present[row, : len(one)] = True
-    return embeddings[places], present
+    return embeddings[places.to(embeddings.device)], present.to(embeddings.device)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hansa.client.interruption import check_wanted
 from hansa.client.training.optimizer import ShopperDPOptimizer
 from hansa.client.training.samples import Sample
 
@@ -25,11 +26,16 @@ def take_step(
         samples: the shoppers of this step; none gives a step of noise alone.
         losses: computed with the module.
         part_size: shoppers in memory at once.
+
+    Raises:
+        WorkInterruptedError: the step is not wanted any more.
     """
+    check_wanted()
     optimizer.zero_grad()
     if not samples:
         optimizer.step_on_noise_alone()
     for start in range(0, len(samples), part_size):
+        check_wanted()
         part = samples[start : start + part_size]
         optimizer.signal_skip_step(start + part_size < len(samples))
         optimizer.group(torch.arange(len(part)), len(part))

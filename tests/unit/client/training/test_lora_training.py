@@ -143,3 +143,19 @@ def test_weights_of_another_rank_are_refused_and_the_encoder_comes_back_plain(
 def test_every_item_needs_a_text(data: TextData) -> None:
     with pytest.raises(InvalidInputError, match="one text"):
         TextData(shop=data.shop, texts=data.texts[1:])
+
+
+def test_the_proximal_term_pulls_the_second_step_back_by_mu_of_the_first(
+    encoder: Encoder, data: TextData
+) -> None:
+    weights = initial_lora(encoder, RANK)
+
+    def moved(steps: int, mu: float) -> Floats:
+        plan = _plan(noise=1.0, rate=1e-9)
+        training = plan.training.model_copy(update={"local_steps": steps})
+        plan = plan.model_copy(update={"training": training})
+        after = train_lora(weights, data, plan, encoder, SeededEntropy(3), proximal_mu=mu)
+        return _flat(after) - _flat(weights)
+
+    expected = moved(2, 0.0) - 0.5 * moved(1, 0.0)
+    np.testing.assert_allclose(moved(2, 0.5), expected, atol=1e-5)

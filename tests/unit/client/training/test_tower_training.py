@@ -133,3 +133,25 @@ def _loss(weights: dict[str, Floats], data: ShopData) -> float:
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="tower"):
         train_tower({"weight": np.zeros(3, np.float32)}, _data(), _plan(), SeededEntropy())
+
+
+def _moved(steps: int, proximal_mu: float) -> Floats:
+    """Noise alone: how far so many steps lead from the start."""
+    weights = _weights()
+    after = train_tower(
+        weights, _data(0), _plan(steps=steps), SeededEntropy(3), proximal_mu=proximal_mu
+    )
+    return _step(weights, after)
+
+
+def test_the_proximal_term_pulls_each_step_back_to_the_rounds_model_and_nothing_else() -> None:
+    """The second of two steps starts where the first one led, and is pulled back by mu of it."""
+    first, both = _moved(1, 0.0), _moved(2, 0.0)
+    np.testing.assert_allclose(_moved(1, 0.25), first, atol=1e-6)
+    np.testing.assert_allclose(_moved(2, 0.25), both - 0.25 * first, atol=1e-6)
+
+
+@pytest.mark.parametrize("mu", [-0.1, float("nan"), float("inf")])
+def test_a_proximal_weight_that_is_no_number_from_zero_up_is_refused(mu: float) -> None:
+    with pytest.raises(InvalidInputError, match="proximal weight"):
+        _moved(1, mu)
