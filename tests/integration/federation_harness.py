@@ -27,16 +27,22 @@ from typing import Any
 import grpc
 
 from hansa.client.enrol import Terms, join
+from hansa.client.entropy import SystemEntropy
+from hansa.client.halt import HaltSwitch
 from hansa.client.ledger_store import LedgerStore
+from hansa.client.node.codec import TaskCodec
+from hansa.client.node.guests import Guests
 from hansa.client.node.loop import NodeLoop
 from hansa.client.node.outbox import Outbox
+from hansa.client.node.secure import SecureRounds
 from hansa.client.node.work import Application, Worker
+from hansa.client.participation import Participation
 from hansa.client.site import Site
 from hansa.core.credentials import read_credentials
 from hansa.core.errors import TransportError
+from hansa.core.flower_plan import AnyPlan
 from hansa.core.identity import SERVER_DNS_NAME, Credentials
 from hansa.core.invitation import Invitation
-from hansa.core.plan import RunPlan
 from hansa.core.storage import BlobStore
 from hansa.core.update import Arrays
 from hansa.protos.v1 import operator_pb2 as pb
@@ -47,7 +53,7 @@ from hansa.server.authority import Authority
 from hansa.server.initialise import initialise
 from hansa.server.operator_client import OperatorClient, connect
 from hansa.server.plane.peer import Gate
-from hansa.server.rounds.loop import load_arrays
+from hansa.server.rounds.checkpoints import load_arrays
 from hansa.server.serve import Parts, assemble, running
 from hansa.server.settings import ServerSettings, StateFolder
 from tests.fakes.toy_federation import MODEL, open_toy_releases
@@ -97,9 +103,9 @@ class Clock:
             self._shift = dt.timedelta()
 
 
-def _settings(folder: Path, address: str) -> ServerSettings:
+def _settings(folder: Path, address: str, **more: Any) -> ServerSettings:
     return ServerSettings(
-        address=address, listen="127.0.0.1", base_models={MODEL: folder / "model"}
+        address=address, listen="127.0.0.1", base_models={MODEL: folder / "model"}, **more
     )
 
 
@@ -127,12 +133,12 @@ class Caller:
 class Server:
     """``hansa.server.serve.running`` in a thread of its own."""
 
-    def __init__(self, state: StateFolder, clock: Clock) -> None:
-        self.parts = _with_clock(assemble(state, open_toy_releases), state, clock)
+    def __init__(self, state: StateFolder, clock: Clock, port: int | None = None) -> None:
+        self.parts = _with_clock(assemble(state, open_toy_releases, port=port), state, clock)
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._told = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="server")
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -156,16 +162,25 @@ class Server:
 
 
 def _with_clock(parts: Parts, state: StateFolder, clock: Clock) -> Parts:
-    authority = Authority(state.authority, tuf_root=parts.authority.tuf_root, now=clock)
+    authority = Authority(
+        state.authority, settings=parts.settings, tuf_root=parts.authority.tuf_root, now=clock
+    )
     return replace(parts, gate=Gate(parts.members, clock), authority=authority)
 
 
 class ServerProcess:
     """The same server as a process of its own, which can be killed."""
 
-    def __init__(self, state: StateFolder) -> None:
-        command = [sys.executable, "-m", "tests.fakes.toy_server", str(state.path)]
+    def __init__(self, state: StateFolder, port: int) -> None:
+        command = [sys.executable, "-m", "tests.fakes.toy_server", str(state.path), str(port)]
         self._process = subprocess.Popen(command, cwd=ROOT)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def stop(self) -> None:
         """As ``kill -9`` does; stopping twice does no harm."""
@@ -186,7 +201,7 @@ class Client:
     _thread: threading.Thread = field(init=False)
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=self.site.path.name)
+        self._thread = threading.Thread(target=self.run_here, name=self.site.path.name)
         self._thread.start()
 
     def tell_to_stop(self) -> None:
@@ -198,29 +213,66 @@ class Client:
         assert not self._thread.is_alive()
         return self.fault
 
-    def _run(self) -> None:
+    def run_here(self) -> None:
+        """Runs the loop to its end."""
         settings = self.site.settings()
         parts = (self.outbox(self.site.outbox), BlobStore(self.site.contexts), self.application)
         try:
             with LedgerStore.open(self.site.ledger) as store:
-                worker = Worker(settings, store, *parts, utc_now)
+                codec = TaskCodec.of(self.site, store.ledger)
+                secure = SecureRounds(self.site, SystemEntropy(), utc_now)
+                guests = Guests(self.site, settings, store, parts[0], utc_now)
+                worker = Worker(settings, store, *parts, utc_now, codec, secure, guests)
                 NodeLoop(self.site, settings, worker).run(self._told)
         except BaseException as error:  # noqa: BLE001 - some tests let a client crash
             self.fault = error
 
 
-class Federation:
-    """One operator's state, and the merchants' sites beside it; its end stops whatever runs."""
+class Participant:
+    """A site's whole taking part, kill switch included, in a thread of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, site: Site, application: Application) -> None:
+        self._site = site
+        self._application = application
+        self._told = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=site.path.name)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """As SIGTERM does."""
+        self._told.set()
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        with LedgerStore.open(self._site.ledger) as store:
+            Participation(HaltSwitch(self._site.halt), lambda: self._node(store)).run(self._told)
+
+    def _node(self, store: LedgerStore) -> NodeLoop:
+        settings = self._site.settings()
+        parts = (Outbox(self._site.outbox), BlobStore(self._site.contexts), self._application)
+        codec = TaskCodec.of(self._site, store.ledger)
+        return NodeLoop(self._site, settings, Worker(settings, store, *parts, utc_now, codec))
+
+
+class Federation:
+    """One operator's state, and the merchants' sites beside it; its end stops whatever runs.
+
+    With several ``servers``, which need a ``database_url``, each listens on one of the ``ports``.
+    """
+
+    def __init__(self, folder: Path, *, servers: int = 1, **settings: Any) -> None:
         self.folder = folder
         self.clock = Clock()
         self.state = StateFolder(folder / "server")
-        self.address = f"127.0.0.1:{free_port()}"
+        self.ports = [free_port() for _ in range(servers)]
+        self.address = f"127.0.0.1:{self.ports[0]}"
+        if servers > 1:
+            self.address = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self._servers: list[Server | ServerProcess] = []
         self._clients: list[Client] = []
         shutil.copytree(_fresh_operator(), folder, dirs_exist_ok=True)
-        self.state.write(_settings(folder, self.address))
+        self.state.write(_settings(folder, self.address, **settings))
 
     def __enter__(self) -> "Federation":
         return self
@@ -233,23 +285,25 @@ class Federation:
         for server in self._servers:
             server.stop()
 
-    def start_server(self) -> Server:
+    def start_server(self, number: int = 0) -> Server:
         """A server on this state; it may be stopped, and another one started."""
-        server = Server(self.state, self.clock)
+        server = Server(self.state, self.clock, self.ports[number])
         server.start()
         self._servers.append(server)
         return server
 
-    def start_server_process(self) -> ServerProcess:
-        """The same in a process of its own, once it answers."""
-        server = ServerProcess(self.state)
+    def start_server_process(
+        self, number: int = 0, state: StateFolder | None = None
+    ) -> ServerProcess:
+        """The same in a process of its own, once it answers; perhaps on a copy of the state."""
+        server = ServerProcess(state or self.state, self.ports[number])
         self._servers.append(server)
-        wait_until("the server's answer", self._answers)
+        wait_until("the server's answer", lambda: self._answers(self.ports[number]))
         return server
 
-    def _answers(self) -> bool:
+    def _answers(self, port: int) -> bool:
         try:
-            with self.operator() as client:
+            with connect(self.state, f"127.0.0.1:{port}") as client:
                 client.merchants()
         except TransportError:
             return False
@@ -257,8 +311,8 @@ class Federation:
 
     @contextlib.contextmanager
     def operator(self) -> Iterator[OperatorClient]:
-        """The operator's own client."""
-        with connect(self.state) as client:
+        """The operator's own client, at whichever server answers."""
+        with connect(self.state, self.address) as client:
             yield client
 
     def operators(self) -> Credentials:
@@ -300,6 +354,10 @@ class Federation:
         self._clients.append(client)
         return client
 
+    def participate(self, site: Site, application: Application) -> Participant:
+        """A site with its kill switch; the test stops it."""
+        return Participant(site, application)
+
     def start_clients(self, applications: Mapping[Site, Application]) -> None:
         """Clients that are online when this returns."""
         for site, application in applications.items():
@@ -314,7 +372,13 @@ class Federation:
                 timeout_s,
             )
 
-    def launch(self, plan: RunPlan) -> str:
+    def allow(self, *refs: str) -> None:
+        """The operator's list of foreign code."""
+        settings = self.state.settings()
+        allowed = tuple({*settings.allowed_apps, *refs})
+        self.state.write(settings.model_copy(update={"allowed_apps": allowed}))
+
+    def launch(self, plan: AnyPlan) -> str:
         """Queues a run; returns its name."""
         with self.operator() as client:
             return str(client.start_run(plan).run_id)
@@ -325,7 +389,7 @@ class Federation:
             wait_until(f"the end of {run_id}", lambda: client.run(run_id).state in FINISHED, 40.0)
             return client.run(run_id)
 
-    def finish(self, plan: RunPlan) -> pb.RunInfo:
+    def finish(self, plan: AnyPlan) -> pb.RunInfo:
         """A run from its launch to its end."""
         return self.wait_for(self.launch(plan))
 

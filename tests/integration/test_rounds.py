@@ -1,7 +1,5 @@
 """Whole runs over real gRPC: a real server, real clients and ledgers, a model of four numbers."""
 
-import asyncio
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,34 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import update
-from sqlalchemy.orm import Session
 
 from hansa.audit.verifier import verify
-from hansa.client.ledger_store import LedgerStore, read_ledger
-from hansa.client.node.outbox import Letter, Outbox
-from hansa.client.node.wire import Wire
-from hansa.client.node.work import Worker
-from hansa.client.site import Site
+from hansa.client.ledger_store import read_ledger
 from hansa.core.content import Content
-from hansa.core.errors import ConflictError, InvalidInputError, UnauthorisedError
-from hansa.core.evidence import PLAN_DOMAIN, read_pack
-from hansa.core.ids import MerchantId, TaskId
+from hansa.core.errors import UnauthorisedError
+from hansa.core.evidence import read_pack
+from hansa.core.ids import MerchantId
 from hansa.core.plan import RunPlan
-from hansa.core.privacy.entries import Commit, Refuse, Reserve
-from hansa.core.signing import Signed, sign
-from hansa.core.storage import BlobStore
-from hansa.core.update import Arrays
-from hansa.protos.v1 import federation_pb2 as pb
-from hansa.server.serve import assemble, running
-from hansa.server.state.tables import RunRow
+from hansa.core.privacy.entries import Refuse
 from tests.fakes.toy_federation import (
-    FIRST_MODEL,
-    Crash,
     ToyApplication,
     ToyReleases,
-    open_toy_releases,
     toy_plan,
     with_arrays,
 )
@@ -46,10 +28,10 @@ from tests.integration.federation_harness import (
     Server,
     aggregates,
     refused,
-    utc_now,
     wait_until,
 )
-from tests.integration.raw_member import RawMember, raw_member, tasks_of
+from tests.integration.raw_member import raw_member
+from tests.integration.round_checks import assert_same, bodies, moved, reserved_rounds
 
 pytestmark = pytest.mark.integration
 
@@ -63,27 +45,6 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
 @pytest.fixture
 def server(federation: Federation) -> Server:
     return federation.start_server()
-
-
-def moved(by: float) -> Arrays:
-    """The first model, moved by a number that float32 holds exactly."""
-    return {name: array + np.float32(by) for name, array in FIRST_MODEL.items()}
-
-
-def assert_same(found: Arrays, expected: Arrays) -> None:
-    assert list(found) == list(expected)
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        assert np.array_equal(found[name], array), name
-
-
-def bodies(site: Site) -> list[object]:
-    """What the merchant's ledger says after its opening."""
-    return [entry.body for entry in read_ledger(site.ledger).entries[1:]]
-
-
-def reserved_rounds(site: Site) -> list[int]:
-    return [body.round for body in bodies(site) if isinstance(body, Reserve)]
 
 
 class TestARun:
@@ -334,281 +295,3 @@ class TestStopping:
         with federation.operator() as client:
             client.stop_run(run.run_id)
             assert client.run(run.run_id).state == "completed"
-
-
-class TestAServerThatGoesDown:
-    """Whatever the merchants paid for still counts, and nobody trains a round twice."""
-
-    @pytest.fixture
-    def hold(self) -> threading.Event:
-        return threading.Event()
-
-    @pytest.fixture
-    def toys(self, hold: threading.Event) -> list[ToyApplication]:
-        """One that answers at once, and two whose training of round 2 outlives the server."""
-        held = [ToyApplication(step, hold=hold, hold_from=2) for step in (2.0, 4.0, 8.0)]
-        return [ToyApplication(1.0), *held]
-
-    def launch(self, federation: Federation, toys: list[ToyApplication], **limits: object) -> str:
-        names = ("harbour", "market", "mill", "quarry")
-        sites = [federation.join(name) for name in names]
-        federation.start_clients(dict(zip(sites, toys, strict=True)))
-        run_id = federation.launch(toy_plan(rounds=3, **{"quorum": 4, **limits}))
-        for toy in toys[1:]:
-            assert toy.held.wait(TIMEOUT_S)
-        return run_id
-
-    def check(self, server: Server, federation: Federation, run_id: str, toys: list) -> None:
-        run = federation.wait_for(run_id)
-        assert (run.state, run.rounds_done, run.sentence) == (
-            "completed",
-            3,
-            "trained; the plan releases nothing",
-        )
-        assert [toy.rounds for toy in toys] == [[1, 2, 3]] * 4
-        for number, aggregate in enumerate(aggregates(server, run_id), 1):
-            assert_same(aggregate, moved(3.75 * number))
-
-    def test_a_killed_server_goes_on_with_its_round(
-        self, federation: Federation, hold: threading.Event, toys: list[ToyApplication]
-    ) -> None:
-        killed = federation.start_server_process()
-        run_id = self.launch(federation, toys)
-        killed.stop()
-        hold.set()
-        self.check(federation.start_server(), federation, run_id, toys)
-
-    def test_a_server_that_is_told_to_stop_goes_on_with_its_round(
-        self, federation: Federation, hold: threading.Event, toys: list[ToyApplication]
-    ) -> None:
-        server = federation.start_server()
-        run_id = self.launch(federation, toys)
-        server.stop()
-        hold.set()
-        self.check(federation.start_server(), federation, run_id, toys)
-
-    def test_a_server_that_was_down_beyond_the_deadline_takes_the_round_up_again(
-        self, federation: Federation, hold: threading.Event, toys: list[ToyApplication]
-    ) -> None:
-        server = federation.start_server()
-        run_id = self.launch(federation, toys)
-        server.stop()
-        make_long_ago(server)
-        hold.set()
-        self.check(federation.start_server(), federation, run_id, toys)
-
-    def test_merchants_that_come_back_after_the_quorum_still_count(
-        self, federation: Federation, hold: threading.Event, toys: list[ToyApplication]
-    ) -> None:
-        """The restarted server goes on with the first that it sees, but it had asked four."""
-        server = federation.start_server()
-        run_id = self.launch(federation, toys, quorum=1)
-        server.stop()
-        make_long_ago(server)
-        hold.set()
-        self.check(federation.start_server(), federation, run_id, toys)
-
-    def test_a_second_server_beside_a_running_one_is_refused(
-        self, federation: Federation, server: Server
-    ) -> None:
-        """Two would carry out the same run twice."""
-
-        async def second() -> None:
-            async with running(assemble(federation.state, open_toy_releases)):
-                raise AssertionError("two servers run on one state")
-
-        with pytest.raises(InvalidInputError, match="is another server running there"):
-            asyncio.run(second())
-
-    def test_finished_rounds_are_not_run_again(self, federation: Federation) -> None:
-        """Killed between two rounds: the merchant has finished one and not begun the next."""
-        killed = federation.start_server_process()
-        site, toy = federation.join("harbour"), ToyApplication(1.0)
-        first = federation.start_client(site, toy)
-        run_id = federation.launch(toy_plan(rounds=400, quorum=1))
-        with federation.operator() as client:
-            wait_until("three rounds", lambda: client.run(run_id).rounds_done >= 3)
-            first.tell_to_stop()
-            first.wait()
-            before = list(client.run(run_id).rounds)
-        killed.stop()
-        done = len(toy.rounds)
-        server = federation.start_server()
-        again = ToyApplication(1.0)
-        federation.start_client(site, again)
-        wait_until("two more rounds", lambda: len(again.rounds) >= 2)
-        with federation.operator() as client:
-            client.stop_run(run_id)
-        after = list(federation.wait_for(run_id).rounds)
-        assert after[: len(before)] == before
-        assert toy.rounds == list(range(1, done + 1))
-        assert again.rounds[0] == done + 1
-        for number, aggregate in enumerate(aggregates(server, run_id), 1):
-            assert_same(aggregate, moved(float(number)))
-
-
-def make_long_ago(server: Server) -> None:
-    """As if the server had been down beyond every deadline and heartbeat."""
-    with server.parts.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE merchants SET last_seen = 0")
-        connection.exec_driver_sql("UPDATE tasks SET deadline = 0")
-
-
-class CrashAfterKeeping(Outbox):
-    """The process dies with the update on disk, before the ledger and the server know of it."""
-
-    def put(self, task: TaskId, content: bytes) -> Letter:
-        super().put(task, content)
-        raise Crash
-
-
-class TestAClientThatCrashes:
-    def test_between_payment_and_update_it_answers_interrupted_and_stays_charged(
-        self, federation: Federation, server: Server
-    ) -> None:
-        site, dying, again = federation.join("harbour"), ToyApplication(die=True), ToyApplication()
-        federation.start_clients({federation.join("market"): ToyApplication()})
-        crashed = federation.start_client(site, dying)
-        federation.wait_online({"harbour"})
-        run_id = federation.launch(toy_plan(rounds=2, quorum=1))
-        assert isinstance(crashed.wait(), Crash)
-        federation.start_client(site, again)
-        run = federation.wait_for(run_id)
-        assert [refused(row) for row in run.rounds] == [{"harbour": "interrupted"}, {}]
-        assert (dying.rounds, again.rounds) == ([1], [2])
-        assert [type(body) for body in bodies(site)] == [Reserve, Reserve, Commit]
-
-    def test_after_the_update_was_kept_it_sends_the_same_bytes_without_training_again(
-        self, federation: Federation, server: Server
-    ) -> None:
-        site, dying, again = federation.join("harbour"), ToyApplication(3.0), ToyApplication(5.0)
-        crashed = federation.start_client(site, dying, CrashAfterKeeping)
-        federation.wait_online({"harbour"})
-        run_id = federation.launch(toy_plan(rounds=1, quorum=1))
-        assert isinstance(crashed.wait(), Crash)
-        kept = Outbox(site.outbox).find(TaskId(f"{run_id}/1/train/harbour"))
-        assert kept is not None
-        federation.start_client(site, again)
-        assert federation.wait_for(run_id).state == "completed"
-        assert (dying.rounds, again.rounds) == ([1], [])
-        assert server.parts.runs.rounds(run_id)[0].accepted == {"harbour": kept.sha256}
-        assert_same(aggregates(server, run_id)[0], moved(3.0))
-        reserve, commit = bodies(site)
-        assert isinstance(reserve, Reserve)
-        assert isinstance(commit, Commit)
-        assert commit.sha256 == kept.sha256
-
-    def test_of_two_clients_of_one_merchant_the_older_one_ends(
-        self, federation: Federation, server: Server
-    ) -> None:
-        """A copied site (a restored backup, a cloned machine) must not duel with the original."""
-        site = federation.join("harbour")
-        older = federation.start_client(site, ToyApplication())
-        federation.wait_online({"harbour"})
-        copy = Site(federation.folder / "copy" / "harbour")
-        shutil.copytree(site.path, copy.path)
-        newer = federation.start_client(copy, ToyApplication())
-        fault = older.wait()
-        assert isinstance(fault, ConflictError)
-        assert "took over" in str(fault)
-        assert federation.finish(toy_plan(rounds=1, quorum=1)).state == "completed"
-        assert newer.fault is None
-
-
-def edited(signed: Signed, _key: Ed25519PrivateKey) -> Signed:
-    """The noise is halved under the operator's own signature."""
-    privacy = {**signed.payload["privacy"], "noise_multiplier": 10.0}
-    return signed.model_copy(update={"payload": {**signed.payload, "privacy": privacy}})
-
-
-def signed_by_another(signed: Signed, _key: Ed25519PrivateKey) -> Signed:
-    return sign(signed.payload, Ed25519PrivateKey.generate(), domain=PLAN_DOMAIN)
-
-
-def signed_for_another_purpose(signed: Signed, key: Ed25519PrivateKey) -> Signed:
-    return sign(signed.payload, key, domain="audit pack")
-
-
-Forge = Callable[[Signed, Ed25519PrivateKey], Signed]
-
-
-class TestWhatAClientRefuses:
-    @pytest.mark.parametrize("forge", [edited, signed_by_another, signed_for_another_purpose])
-    def test_a_plan_that_the_operator_did_not_sign_is_refused_and_costs_nothing(
-        self, federation: Federation, server: Server, forge: Forge
-    ) -> None:
-        site, toy = federation.join("harbour"), ToyApplication()
-        run_id = federation.launch(toy_plan(rounds=1, quorum=1))
-        replace_plan(server, run_id, forge)
-        federation.start_client(site, toy)
-        run = federation.wait_for(run_id)
-        assert run.state == "failed"
-        assert "harbour: contract: " in run.sentence
-        assert "do not use it" in run.sentence
-        assert (toy.rounds, bodies(site)) == ([], [])
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"task_id": "another/1/train/harbour"},
-            {"round": 99},
-            {"round": 0},
-            {"phase": pb.PHASE_UNSPECIFIED},
-            {"phase": pb.PHASE_EVALUATE},
-            {"run_id": "another"},
-            {"signed_plan": b"{}"},
-        ],
-        ids=lambda change: "-".join(change),
-    )
-    def test_a_task_that_its_plan_does_not_hold_is_refused_and_costs_nothing(
-        self, federation: Federation, server: Server, change: dict[str, object]
-    ) -> None:
-        with raw_member(federation, "harbour") as member, tasks_of(federation, member) as (task,):
-            for name, value in change.items():
-                setattr(task, name, value)
-            toy = ToyApplication()
-            work(member, toy, task)
-        assert (toy.rounds, bodies(member.site)) == ([], [])
-
-    def test_the_same_task_delivered_twice_is_trained_and_paid_once(
-        self, federation: Federation, server: Server
-    ) -> None:
-        with raw_member(federation, "harbour") as member, tasks_of(federation, member) as (task,):
-            toy = ToyApplication()
-            work(member, toy, task, task)
-            state = server.parts.tasks.find(task.task_id, "harbour")
-        assert toy.rounds == reserved_rounds(member.site) == [1]
-        assert state is not None
-        assert state.state == "done"
-
-    def test_a_content_that_cannot_be_fetched_costs_nothing(
-        self, federation: Federation, server: Server
-    ) -> None:
-        with raw_member(federation, "harbour") as member, tasks_of(federation, member) as (task,):
-            toy, whole = ToyApplication(), task.content.sha256
-            task.content.sha256 = "0" * 64
-            with pytest.raises(Exception, match="names that blob"):
-                work(member, toy, task)
-            assert bodies(member.site) == []
-            task.content.sha256 = whole
-            work(member, toy, task)
-        assert toy.rounds == reserved_rounds(member.site) == [1]
-
-
-def work(member: RawMember, toy: ToyApplication, *tasks: pb.Task) -> None:
-    """Lets the real worker do tasks over the member's connection."""
-    site = member.site
-    outbox, contexts = Outbox(site.outbox), BlobStore(site.contexts)
-    with LedgerStore.open(site.ledger) as store:
-        worker = Worker(site.settings(), store, outbox, contexts, toy, utc_now)
-        wire = Wire(member.caller.channel, member.register())
-        for task in tasks:
-            worker.do(task, wire)
-
-
-def replace_plan(server: Server, run_id: str, forge: Forge) -> None:
-    """What an operator's database could be made to hold; no merchant was asked yet."""
-    signed = Signed.parse(server.parts.runs.get(run_id).signed_plan, "the plan")
-    forged = forge(signed, server.parts.authority.plan_key).to_bytes()
-    with Session(server.parts.engine) as session, session.begin():
-        session.execute(update(RunRow).where(RunRow.run_id == run_id).values(signed_plan=forged))

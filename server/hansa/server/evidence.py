@@ -80,7 +80,7 @@ def _run_record(row: RunRow, rounds: list[RoundRecord]) -> packs.RunRecord:
     return packs.RunRecord(
         run=row.run_id,
         plan_digest=row.plan_digest,
-        rounds=tuple(_round_record(record) for record in rounds),
+        rounds=tuple(_round_record(record) for record in rounds if record.cohort),
         started=_moment(row.started),
         finished=None if row.finished is None else _moment(row.finished),
     )
@@ -95,7 +95,8 @@ def _round_record(record: RoundRecord) -> packs.RoundRecord:
             name: f"{refusal.reason}: {refusal.sentence}"[:500]
             for name, refusal in record.refused.items()
         },
-        aggregate_sha256=record.aggregate_sha256,
+        aggregate_sha256=record.aggregate_sha256 or None,  # a foreign app keeps its own
+        began={str(name): number for name, number in record.began.items()},
     )
 
 

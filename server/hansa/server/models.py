@@ -79,8 +79,12 @@ class ModelRoom:
         return Content(arrays={PUBLIC: public})
 
     def tower(self, plan: RunPlan, model: Arrays) -> Tower:
-        """The tower whose trained arrays are given."""
+        """The tower whose arrays are given; what they leave out is the first tower's."""
         return Tower.from_arrays({**self._first_tower(plan).arrays(), **model})
+
+    def embeddings(self, plan: RunPlan) -> Floats:
+        """Of all public items in the catalogue's order, ``(items, dim)``."""
+        return self._embeddings(plan)
 
     def public_texts(self) -> list[str]:
         """Texts of the public catalogue on which a release is compared with its teacher."""

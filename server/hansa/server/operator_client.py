@@ -1,11 +1,13 @@
 """The operator's side of the Operator service, as the commands use it."""
 
+import datetime as dt
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+from cryptography import x509
 
-from hansa.core.credentials import read_credentials
+from hansa.core.clocks import own_certificate_sentence, server_certificate_sentence
 from hansa.core.errors import (
     ConflictError,
     HansaError,
@@ -14,10 +16,12 @@ from hansa.core.errors import (
     TransportError,
     UnauthorisedError,
 )
+from hansa.core.flower_plan import AnyPlan
 from hansa.core.identity import SERVER_DNS_NAME
 from hansa.core.plan import RunPlan
 from hansa.protos.v1 import operator_pb2 as pb
 from hansa.protos.v1 import operator_pb2_grpc as rpc
+from hansa.server.own_certificates import OPERATOR, read_own
 from hansa.server.settings import StateFolder
 
 _TIMEOUT_S = 30.0
@@ -55,7 +59,7 @@ class OperatorClient:
         reply: pb.MerchantInfo = self._stub.RevokeMerchant(request, timeout=_TIMEOUT_S)
         return reply
 
-    def start_run(self, plan: RunPlan) -> pb.RunInfo:
+    def start_run(self, plan: AnyPlan) -> pb.RunInfo:
         """Queues a plan."""
         request = pb.StartRunRequest(plan_json=plan.model_dump_json().encode())
         reply: pb.RunInfo = self._stub.StartRun(request, timeout=_TIMEOUT_S)
@@ -77,6 +81,29 @@ class OperatorClient:
         """All runs, newest first."""
         return list(self._stub.ListRuns(pb.ListRunsRequest(), timeout=_TIMEOUT_S).runs)
 
+    def add_schedule(self, name: str, plan: RunPlan, cron: str, drift: float) -> pb.ScheduleInfo:
+        """Has a plan run again and again; see operator.proto for ``cron`` and ``drift``."""
+        body = plan.model_dump_json().encode()
+        request = pb.AddScheduleRequest(name=name, plan_json=body, cron=cron, drift=drift)
+        reply: pb.ScheduleInfo = self._stub.AddSchedule(request, timeout=_TIMEOUT_S)
+        return reply
+
+    def schedules(self) -> list[pb.ScheduleInfo]:
+        """All schedules by name."""
+        reply = self._stub.ListSchedules(pb.ListSchedulesRequest(), timeout=_TIMEOUT_S)
+        return list(reply.schedules)
+
+    def remove_schedule(self, name: str) -> None:
+        """Ends a schedule; runs that it began go on."""
+        self._stub.RemoveSchedule(pb.RemoveScheduleRequest(name=name), timeout=_TIMEOUT_S)
+
+    def arrays(self, run_id: str) -> bytes:
+        """The last arrays of a run, as a content file."""
+        request = pb.ExportArraysRequest(run_id=run_id)
+        return b"".join(
+            chunk.data for chunk in self._stub.ExportArrays(request, timeout=_PACK_TIMEOUT_S)
+        )
+
     def pack(self, run_id: str) -> bytes:
         """The audit pack of a run."""
         request = pb.ExportPackRequest(run_id=run_id)
@@ -86,29 +113,40 @@ class OperatorClient:
 
 
 @contextmanager
-def connect(state: StateFolder) -> Iterator[OperatorClient]:
-    """A client for the server whose state lies here.
+def connect(state: StateFolder, address: str | None = None) -> Iterator[OperatorClient]:
+    """A client for the operator's server.
+
+    Args:
+        state: the folder with the operator's certificate. For a server elsewhere it need hold no
+            more than ``authority/operator.key.pem``, ``operator.pem`` and ``authority.pem``.
+        address: HOST:PORT of the server; by default the one whose state lies here.
 
     Raises:
         TransportError: the server does not run.
         HansaError: the server refused, with its own sentence.
     """
-    settings = state.settings()
-    own = read_credentials(state.authority, "operator")
+    address = address or state.settings().local_address
+    own = read_own(state.authority, OPERATOR)
     root = (state.authority / "authority.pem").read_bytes()
     credentials = grpc.ssl_channel_credentials(root, own.key_pem, own.certificate_pem)
-    address = f"127.0.0.1:{settings.port}"
     with grpc.secure_channel(address, credentials, options=_OPTIONS) as channel:
         try:
             yield OperatorClient(rpc.OperatorStub(channel))
         except grpc.RpcError as error:
-            raise _translated(error, address) from error
+            raise _translated(error, address, own.certificate) from error
 
 
-def _translated(error: grpc.RpcError, address: str) -> HansaError:
+def _translated(error: grpc.RpcError, address: str, shown: x509.Certificate) -> HansaError:
     code, text = error.code(), error.details() or ""
     if code in _ERRORS:
         return _ERRORS[code](text)
+    now = dt.datetime.now(dt.UTC)
+    why = server_certificate_sentence(text, now) or own_certificate_sentence(shown, now)
+    if code is grpc.StatusCode.UNAVAILABLE and why is not None:
+        return TransportError(
+            f"{address} cannot be reached: {why} "
+            "(the operator's own is renewed with 'hansa-server rotate-certificate')"
+        )
     if code is grpc.StatusCode.UNAVAILABLE:
         return TransportError(
             f"no server answers at {address}; start it with 'hansa-server start' ({text[:200]})"

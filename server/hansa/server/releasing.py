@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from hansa.compression.fidelity import Fidelity
 from hansa.compression.package import BaseInfo, build_gated_artifact
 from hansa.core import evidence
 from hansa.core.content import Content
-from hansa.core.errors import InvalidInputError
+from hansa.core.errors import ConflictError, InvalidInputError
 from hansa.core.ids import ReleaseVersion, RunId, Sha256
+from hansa.core.models.shapes import NEGATIVES, PUBLIC
 from hansa.core.plan import RunPlan
 from hansa.core.privacy.accounting import accountants, epsilon_pld
 from hansa.core.privacy.entries import Entry, Reserve
@@ -31,11 +33,13 @@ from hansa.server.models import ModelRoom
 from hansa.server.releases.files import RepositoryFiles
 from hansa.server.releases.keys import load_online_keys
 from hansa.server.releases.repository import ReleaseRepository
-from hansa.server.rounds.loop import store_arrays
+from hansa.server.rounds.checkpoints import load_arrays, store_arrays
 from hansa.server.rounds.worker import Published
 from hansa.server.settings import StateFolder
 from hansa.server.state.runs import RoundRecord
 from hansa.server.state.tables import RunRow
+
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +83,39 @@ class Releaser:
         """Renews the short-lived timestamp."""
         self._repository.refresh_timestamp(now)
 
-    def initial(self, plan: RunPlan) -> Arrays:
-        """The arrays with which a run begins."""
-        return self._models.initial(plan)
+    def newest(self) -> int:
+        """The number of the last release; 0 before the first."""
+        manifest = self._repository.newest(CHANNEL)
+        return 0 if manifest is None else manifest.version
 
-    def context(self, plan: RunPlan) -> Content:
-        """The public records that every task of a run needs."""
-        return self._models.context(plan)
+    def initial(self, plan: RunPlan, parent: int) -> Arrays:
+        """The arrays with which a run begins: the public model's, or those of a release.
+
+        Raises:
+            InvalidInputError: the release was trained on another model, or in other shapes.
+        """
+        first = self._models.initial(plan)
+        if not parent:
+            return first
+        manifest = self._repository.manifest(CHANNEL, ReleaseVersion(parent))
+        arrays = load_arrays(self._blobs, Sha256(manifest.aggregate_sha256))
+        if manifest.base_model.digest != self._models.digest(plan) or not _alike(arrays, first):
+            raise InvalidInputError(
+                f"release {parent} was trained on another base model or with another rank than the "
+                "plan's; make them equal, or begin with 'base-model'"
+            )
+        return arrays
+
+    def context(self, plan: RunPlan, inherited: Content | None) -> Content:
+        """The public records that every task of a run needs.
+
+        A run that goes on from a release keeps that model's constants, whatever the catalogue says
+        now; only the negatives are today's.
+        """
+        public = dict(self._models.context(plan).arrays[PUBLIC])
+        if inherited is not None:
+            public |= _constants(inherited)
+        return Content(arrays={PUBLIC: public})
 
     def release(
         self,
@@ -95,6 +125,7 @@ class Releaser:
         rounds: list[RoundRecord],
         ledgers: dict[str, tuple[Entry, ...]],
         now: dt.datetime,
+        go_on: Callable[[], None],
     ) -> Published:
         """Compresses the model, checks it against the plan's limits, signs and publishes it.
 
@@ -105,17 +136,16 @@ class Releaser:
             rounds: the run's aggregated rounds.
             ledgers: the server's copies of the ledgers of all merchants that took part.
             now: the moment of publication.
+            go_on: is called right before the publication; what it raises prevents it.
 
         Raises:
             ReleaseGateError: a limit of the plan is broken; nothing is released.
         """
-        newest = self._repository.newest(CHANNEL)
-        if newest is not None and newest.run == run.run_id:
-            # A crash came after the publication and before the run was closed.
-            return Published(version=newest.release_version, figures=dict(newest.fidelity))
+        if (known := self.made_by(run.run_id)) is not None:
+            return known
         folder = self._state.work / run.run_id
         shutil.rmtree(folder, ignore_errors=True)
-        artifact, fidelity = self._build(plan, model, folder)
+        artifact, fidelity = self._build(plan, self._whole(run, model), folder)
         source = _Source(
             run=run,
             plan=plan,
@@ -123,10 +153,46 @@ class Releaser:
             epsilons=_epsilons(RunId(run.run_id), ledgers, plan.privacy.delta),
             aggregate=store_arrays(self._blobs, model),
         )
-        manifest = self._manifest(source, artifact, fidelity, now)
-        version = self._repository.publish(folder, manifest, now)
+        published = self._publish(
+            folder, lambda: self._manifest(source, artifact, fidelity, now), go_on
+        )
         shutil.rmtree(folder)
-        return Published(version=version, figures=fidelity.model_dump(mode="json"))
+        return published
+
+    def made_by(self, run_id: str) -> Published | None:
+        """The release that a run has published already: a crash came before it was closed."""
+        known = self._repository.made_by(CHANNEL, run_id)
+        if known is None:
+            return None
+        return Published(version=known.release_version, figures=dict(known.fidelity))
+
+    def _publish(
+        self, folder: Path, manifest: Callable[[], ReleaseManifest], go_on: Callable[[], None]
+    ) -> Published:
+        """Takes the next number once more where another server has taken it meanwhile.
+
+        It may have taken over this very run, and published it. Each number is given once: who has
+        chosen one and then finds no release of the run is the only one to publish it.
+        """
+        for _ in range(_ATTEMPTS):
+            offered = manifest()
+            if (known := self.made_by(offered.run)) is not None:
+                return known
+            go_on()
+            try:
+                version = self._repository.publish(folder, offered, offered.created)
+                return Published(version=version, figures=dict(offered.fidelity))
+            except ConflictError:
+                if self._repository.next_version(CHANNEL) == offered.version:
+                    raise
+        raise ConflictError("other servers release all the time; start the run again")
+
+    def _whole(self, run: RunRow, model: Arrays) -> Arrays:
+        """The trained arrays, and the constants with which they were trained."""
+        if run.context_sha256 is None:
+            raise InvalidInputError(f"run {run.run_id} has no public records; start it again")
+        context = Content.from_bytes(self._blobs.read(Sha256(run.context_sha256)))
+        return {**_constants(context), **model}
 
     def _build(self, plan: RunPlan, model: Arrays, folder: Path) -> tuple[Artifact, Fidelity]:
         if plan.compression is None:
@@ -165,6 +231,7 @@ class Releaser:
             },
             fidelity={name: float(value) for name, value in fidelity.model_dump().items()},
             created=now,
+            parent=source.run.parent_version or None,
         )
 
     def evidence(self, version: int) -> evidence.Release:
@@ -199,3 +266,14 @@ def _events_until(run: RunId, entries: tuple[Entry, ...]) -> list[Any]:
     ]
     booked = bodies[: own[-1] + 1] if own else []
     return [event for body in booked if isinstance(body, Reserve) for event in body.events]
+
+
+def _constants(context: Content) -> Arrays:
+    """The arrays of a tower that no training changes."""
+    return {name: array for name, array in context.arrays[PUBLIC].items() if name != NEGATIVES}
+
+
+def _alike(one: Arrays, other: Arrays) -> bool:
+    return {name: array.shape for name, array in one.items()} == {
+        name: array.shape for name, array in other.items()
+    }

@@ -16,25 +16,39 @@ from grpc_health.v1.health import aio as health
 from sqlalchemy import Engine
 
 from hansa.core.errors import InvalidInputError
+from hansa.core.secure.roster import Trust
 from hansa.core.storage import BlobStore
 from hansa.protos.v1 import enrolment_pb2_grpc, operator_pb2_grpc, releases_pb2_grpc
 from hansa.server.authority import Authority
+from hansa.server.blobs import open_blobs
 from hansa.server.evidence import EvidenceDesk, ReleaseEvidence
+from hansa.server.launch import Launcher
 from hansa.server.ledger_desk import LedgerDesk
+from hansa.server.memory import share_arenas
+from hansa.server.own_certificates import ShownCertificate
 from hansa.server.plane import federation
 from hansa.server.plane.enrolment import EnrolmentService
 from hansa.server.plane.operator import Office, OperatorService
 from hansa.server.plane.peer import Gate
 from hansa.server.plane.releases import ReleasesService
+from hansa.server.plane.standing import OpenStreams
 from hansa.server.releases.files import RepositoryFiles
 from hansa.server.rounds.grid import Plane
 from hansa.server.rounds.worker import Releasing, RunWorker
+from hansa.server.scheduler import Scheduler, StandingOrders
 from hansa.server.settings import ServerSettings, StateFolder
-from hansa.server.state.database import open_database
+from hansa.server.state.database import (
+    is_shared,
+    open_database,
+    server_name,
+    sole_server,
+)
 from hansa.server.state.journal import Journal, LedgerCopies
 from hansa.server.state.members import Members
 from hansa.server.state.runs import Runs
+from hansa.server.state.schedules import Schedules
 from hansa.server.state.tasks import Tasks
+from hansa.server.state.uploads import Deliveries
 from hansa.server.switchboard import Switchboard
 from hansa.server.uploads import Uploads
 
@@ -53,6 +67,9 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.so_reuseport", 0),
+    # Else each connection's receive buffer grows to megabytes, for however many merchants there
+    # are; what a pending read wants is let in without it.
+    ("grpc.http2.bdp_probe", 0),
 )
 
 
@@ -85,6 +102,8 @@ OpenReleases = Callable[[StateFolder, ServerSettings, BlobStore], Releases]
 class Parts:
     """Everything of a running server, each part made once."""
 
+    name: str
+    """Of this server process, among all at one database."""
     engine: Engine
     settings: ServerSettings
     authority: Authority
@@ -99,6 +118,9 @@ class Parts:
     releaser: Releases
     evidence: EvidenceDesk
     gate: Gate
+    schedules: Schedules
+    allowed_apps: Callable[[], tuple[str, ...]]
+    """The operator's list as it is now: it may grow while the server runs."""
 
 
 def open_releases(state: StateFolder, settings: ServerSettings, blobs: BlobStore) -> Releases:
@@ -109,16 +131,21 @@ def open_releases(state: StateFolder, settings: ServerSettings, blobs: BlobStore
     return Releaser.open(state, ModelRoom(settings, state.cache), blobs)
 
 
-def assemble(state: StateFolder, open_releaser: OpenReleases = open_releases) -> Parts:
-    """Opens the operator's state."""
+def assemble(
+    state: StateFolder, open_releaser: OpenReleases = open_releases, *, port: int | None = None
+) -> Parts:
+    """Opens the operator's state, for a server that listens on the settings' port or another."""
     settings = state.settings()
-    engine = open_database(state.database)
+    if port is not None:
+        settings = settings.model_copy(update={"listen_port": port})
+    engine = open_database(settings.database_url or state.database)
     members, runs = Members(engine, time.time), Runs(engine, time.time)
     copies, tasks = LedgerCopies(engine), Tasks(engine)
-    blobs = BlobStore(state.blobs)
+    blobs = open_blobs(state, settings)
     releaser = open_releaser(state, settings, blobs)
-    authority = Authority(state.authority, tuf_root=releaser.root(), now=utc_now)
+    authority = Authority(state.authority, settings=settings, tuf_root=releaser.root(), now=utc_now)
     return Parts(
+        name=server_name(engine),
         engine=engine,
         settings=settings,
         authority=authority,
@@ -128,8 +155,8 @@ def assemble(state: StateFolder, open_releaser: OpenReleases = open_releases) ->
         journal=Journal(engine, time.time),
         ledgers=LedgerDesk(members, copies),
         blobs=blobs,
-        uploads=Uploads(state.uploads, blobs),
-        switchboard=Switchboard(),
+        uploads=Uploads(state.uploads, blobs, Deliveries(engine), tasks),
+        switchboard=_switchboard(engine),
         releaser=releaser,
         evidence=EvidenceDesk(
             runs=runs,
@@ -140,10 +167,20 @@ def assemble(state: StateFolder, open_releaser: OpenReleases = open_releases) ->
             plan_key=authority.plan_key,
         ),
         gate=Gate(members, utc_now),
+        schedules=Schedules(engine, time.time),
+        allowed_apps=lambda: state.settings().allowed_apps,
     )
 
 
-def _services(server: grpc.aio.Server, parts: Parts) -> None:
+def _switchboard(engine: Engine) -> Switchboard:
+    if not is_shared(engine):
+        return Switchboard()
+    from hansa.server.state.notices import Notices  # its driver is installed only with PostgreSQL
+
+    return Switchboard(Notices(engine))
+
+
+def _services(server: grpc.aio.Server, parts: Parts, streams: OpenStreams) -> None:
     desk = federation.Desk(
         gate=parts.gate,
         members=parts.members,
@@ -156,6 +193,7 @@ def _services(server: grpc.aio.Server, parts: Parts) -> None:
     )
     office = Office(
         gate=parts.gate,
+        streams=streams,
         settings=parts.settings,
         authority=parts.authority,
         members=parts.members,
@@ -164,6 +202,9 @@ def _services(server: grpc.aio.Server, parts: Parts) -> None:
         journal=parts.journal,
         evidence=parts.evidence,
         switchboard=parts.switchboard,
+        launcher=_launcher(parts),
+        schedules=parts.schedules,
+        blobs=parts.blobs,
     )
     federation.bind(server, desk)
     enrolment = EnrolmentService(parts.gate, parts.members, parts.authority, parts.journal)
@@ -174,8 +215,13 @@ def _services(server: grpc.aio.Server, parts: Parts) -> None:
 
 
 def _credentials(authority: Authority) -> grpc.ServerCredentials:
-    pair = (authority.server.key_pem, authority.server.certificate_pem)
-    return grpc.ssl_server_credentials([pair], authority.authority_pem, require_client_auth=True)
+    """Asked anew for every connection, so that a renewed certificate needs no restart."""
+    shown = ShownCertificate(authority.own, authority.authority_pem)
+    return grpc.dynamic_ssl_server_credentials(
+        shown(),
+        shown.change,  # type: ignore[arg-type]  # None is gRPC's own word for "unchanged"
+        require_client_authentication=True,
+    )
 
 
 async def _bind(server: grpc.aio.Server, parts: Parts) -> None:
@@ -210,16 +256,21 @@ async def _refresh_releases(releaser: Releases) -> None:
         await asyncio.sleep(_TIMESTAMP_PERIOD_S)
 
 
-async def serve(state: StateFolder) -> None:
+async def serve(state: StateFolder, port: int | None = None) -> None:
     """Runs the server until SIGTERM or SIGINT; unfinished runs go on at the next start.
+
+    Args:
+        state: where the operator's state lies.
+        port: to listen on, where it is not the settings' own: several servers share one state.
 
     Raises:
         InvalidInputError: the state is damaged or the port is taken.
+        ConflictError: another server works on the same SQLite file.
     """
-    parts = assemble(state)
+    parts = assemble(state, port=port)
     async with running(parts):
         _log.info("listening on %s:%s", parts.settings.listen, parts.settings.port)
-        await _until_told_to_stop()
+        await _until_told_to_stop(rotate=parts.authority.own.rotate)
 
 
 @contextlib.asynccontextmanager
@@ -228,23 +279,59 @@ async def running(parts: Parts) -> AsyncIterator[None]:
 
     Raises:
         InvalidInputError: the port is taken.
+        ConflictError: another server works on the same SQLite file.
     """
+    with sole_server(parts.engine):
+        async with _running(parts):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def _running(parts: Parts) -> AsyncIterator[None]:
     parts.switchboard.attach(asyncio.get_running_loop())
-    server = grpc.aio.server(options=_OPTIONS)
-    _services(server, parts)
+    streams = OpenStreams(parts.gate)
+    share_arenas()
+    server = grpc.aio.server(options=_OPTIONS, interceptors=(streams,))
+    _services(server, parts, streams)
     await _bind(server, parts)
     await server.start()
-    worker = _worker(parts)
+    worker, scheduler = _worker(parts), _scheduler(parts)
     worker.start()
+    scheduler.start()
     refresh = asyncio.create_task(_refresh_releases(parts.releaser))
+    checks = asyncio.create_task(streams.check_for_ever())
     try:
         yield
     finally:
         refresh.cancel()
+        checks.cancel()
+        await asyncio.to_thread(scheduler.stop)
         await asyncio.to_thread(worker.stop)
-        parts.switchboard.close()
+        await asyncio.to_thread(parts.switchboard.close)
         await server.stop(_GRACE_S)
         parts.engine.dispose()
+
+
+def _launcher(parts: Parts) -> Launcher:
+    return Launcher(
+        settings=parts.settings,
+        plan_key=parts.authority.plan_key,
+        runs=parts.runs,
+        journal=parts.journal,
+        switchboard=parts.switchboard,
+        allowed_apps=parts.allowed_apps,
+    )
+
+
+def _scheduler(parts: Parts) -> Scheduler:
+    return Scheduler(
+        StandingOrders(
+            schedules=parts.schedules,
+            runs=parts.runs,
+            journal=parts.journal,
+            launcher=_launcher(parts),
+        )
+    )
 
 
 def _worker(parts: Parts) -> RunWorker:
@@ -257,12 +344,17 @@ def _worker(parts: Parts) -> RunWorker:
         journal=parts.journal,
         releaser=parts.releaser,
         ledgers=parts.evidence.ledger,
+        trust=Trust(authorities=(parts.authority.certificate,)),
+        owner=parts.name,
+        lease_s=parts.settings.run_lease_s,
+        allowed_apps=parts.allowed_apps,
     )
 
 
-async def _until_told_to_stop() -> None:
+async def _until_told_to_stop(*, rotate: Callable[[], None]) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, rotate)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     await told.wait()

@@ -8,33 +8,54 @@ made twice.
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
+from hansa.client.interruption import WorkInterruptedError, check_wanted
 from hansa.client.ledger_store import LedgerStore
+from hansa.client.node.codec import TaskCodec
+from hansa.client.node.downloads import Downloads
+from hansa.client.node.guests import GuestRefusedError, Guests
 from hansa.client.node.outbox import Letter, Outbox
+from hansa.client.node.refusals import Refused, faults_named, message_checked, rules_named
+from hansa.client.node.secure import Masking, RoundName, SecureRounds
 from hansa.client.node.wire import Wire
 from hansa.client.site import SiteSettings
+from hansa.compression.content_codec import ContentCodec
 from hansa.core.errors import (
     BudgetExhaustedError,
     ConflictError,
     InvalidInputError,
     LedgerError,
+    NotFoundError,
     SignatureError,
+    TransportError,
 )
 from hansa.core.evidence import PLAN_DOMAIN
 from hansa.core.ids import MerchantId, RunId, TaskId, task_id
 from hansa.core.plan import RunPlan, parse_plan
 from hansa.core.privacy.events import PrivacyEvent
 from hansa.core.privacy.plan import PrivacyPlan
+from hansa.core.secure.protocol import KEYS, LIGHT_STAGES, SHARES, SURVIVORS, TRAIN, UNMASK
 from hansa.core.signing import Signed
-from hansa.core.storage import BlobStore, check_sha256
+from hansa.core.storage import BlobStore
 from hansa.protos.v1 import federation_pb2 as pb
 
 _log = logging.getLogger(__name__)
 
-_PHASES = {pb.PHASE_TRAIN: "train", pb.PHASE_EVALUATE: "evaluate"}
+_DISK_ATTEMPTS = 600
+_DISK_PAUSE_S = 1.0
+
+_PHASES = {
+    pb.PHASE_TRAIN: TRAIN,
+    pb.PHASE_EVALUATE: "evaluate",
+    pb.PHASE_KEYS: KEYS,
+    pb.PHASE_SHARES: SHARES,
+    pb.PHASE_SURVIVORS: SURVIVORS,
+    pb.PHASE_UNMASK: UNMASK,
+}
 
 
 class Application(Protocol):
@@ -52,14 +73,6 @@ class Application(Protocol):
 Clock = Callable[[], dt.datetime]
 
 
-class _Refused(Exception):  # noqa: N818 - a decision, not a fault
-    """The task is not done, for a reason that the server may know."""
-
-    def __init__(self, reason: pb.RefusalReason, sentence: str) -> None:
-        super().__init__(sentence)
-        self.refusal = pb.Refusal(reason=reason, sentence=sentence[:500])
-
-
 class Worker:
     """Does tasks, one at a time."""
 
@@ -71,13 +84,20 @@ class Worker:
         contexts: BlobStore,
         application: Application,
         clock: Clock,
+        codec: TaskCodec,
+        secure: SecureRounds | None = None,
+        guests: Guests | None = None,
     ) -> None:
+        """Takes its parts; without ``secure`` or ``guests`` it refuses such tasks."""
         self._settings = settings
         self._store = store
         self._outbox = outbox
-        self._contexts = contexts
+        self._downloads = Downloads(contexts)
         self._application = application
         self._clock = clock
+        self._codec = codec
+        self._secure = secure
+        self._guests = guests
 
     def check_seen(self, next_position: int) -> None:
         """Refuses to work with an old copy of the ledger, which would forget what was spent.
@@ -96,19 +116,81 @@ class Worker:
             )
 
     def do(self, task: pb.Task, wire: Wire) -> None:
-        """Answers a task with an update or a refusal; a repetition sends the same bytes again."""
+        """Answers a task with an update or a refusal; a repetition sends the same bytes again.
+
+        Work that is given up is answered with nothing: its round is over, or the line is cut.
+        """
+        try:
+            if self._guests is not None and self._guests.knows(task):
+                self._do_guest(self._guests, task, wire)
+            else:
+                self._do_own(task, wire)
+        except WorkInterruptedError:
+            _log.warning("task %s was given up: nobody wants it any more", task.task_id)
+            self._outbox.free_room()
+
+    def _do_own(self, task: pb.Task, wire: Wire) -> None:
         try:
             letter = self._outbox.find(TaskId(task.task_id)) or self._make(task, wire)
-        except _Refused as refused:
+        except Refused as refused:
+            _log.warning("task %s refused: %s", task.task_id, refused)
+            self._outbox.free_room()
+            wire.refuse(task.task_id, refused.refusal, self._entries(wire))
+            return
+        if _PHASES[task.phase] not in LIGHT_STAGES:
+            # Once more, where a crash came between the outbox and the ledger.
+            self._store.commit(TaskId(letter.task_id), sha256=letter.digest, now=self._clock())
+        self._deliver(letter, wire)
+        if self._secure is not None and task.phase == pb.PHASE_UNMASK:
+            self._secure.forget(_round_of(task))
+
+    def _do_guest(self, guests: Guests, task: pb.Task, wire: Wire) -> None:
+        try:
+            letter = guests.answer(task, lambda: self._contents(task, wire))
+        except (GuestRefusedError, Refused) as refused:
             _log.warning("task %s refused: %s", task.task_id, refused)
             wire.refuse(task.task_id, refused.refusal, self._entries(wire))
             return
         self._deliver(letter, wire)
 
+    def settle(self, wire: Wire) -> None:
+        """Asks what became of every finished update that is still here.
+
+        Where an acknowledgement was lost, or a round closed meanwhile, the server hands the task
+        out no more, and the update would lie here for ever. One that the server still waits for
+        stays, and is sent when its task comes again. One that the server will never take is
+        dropped: it would end every later session too.
+
+        Raises:
+            ConflictError: another client of the same merchant took over.
+        """
+        for letter in self._outbox.letters():
+            with suppress(NotFoundError):  # some answers let nothing out, and nothing was reserved
+                self._store.commit(TaskId(letter.task_id), sha256=letter.digest, now=self._clock())
+            try:
+                self._conclude(letter, wire)
+            except InvalidInputError as error:
+                _log.error("the answer to task %s is dropped: %s", letter.task_id, error)
+                self._outbox.drop(TaskId(letter.task_id))
+
     def _deliver(self, letter: Letter, wire: Wire) -> None:
-        """Commits again: a crash may have come between the outbox and the ledger."""
-        self._store.commit(TaskId(letter.task_id), sha256=letter.digest, now=self._clock())
-        wire.upload(self._outbox, letter)
+        try:
+            wire.upload(self._outbox, letter)
+        except InvalidInputError as error:
+            if self._outbox.is_intact(letter):
+                raise TransportError(f"the server did not take the update: {error}") from error
+            self._give_up(letter, wire)
+            return
+        self._conclude(letter, wire)
+
+    def _give_up(self, letter: Letter, wire: Wire) -> None:
+        """An update that the disk has damaged cannot be made again: its budget is spent."""
+        _log.error("the answer to task %s is lost: the disk has damaged it", letter.task_id)
+        self._outbox.drop(TaskId(letter.task_id))
+        refusal = pb.Refusal(reason=pb.REFUSAL_REASON_FAILED, sentence="the disk lost the update")
+        wire.refuse(letter.task_id, refusal, self._entries(wire))
+
+    def _conclude(self, letter: Letter, wire: Wire) -> None:
         acknowledgement = wire.complete(letter, self._entries(wire))
         _log.info("task %s: %s", letter.task_id, pb.Acknowledgement.Name(acknowledgement))
         if acknowledgement == pb.ACKNOWLEDGEMENT_FENCED:
@@ -119,10 +201,71 @@ class Worker:
     def _make(self, task: pb.Task, wire: Wire) -> Letter:
         plan = self._checked_plan(task)
         phase = _PHASES[task.phase]
-        contents = self._contents(task, wire)
+        if phase in LIGHT_STAGES:
+            return self._outbox.put(TaskId(task.task_id), self._answer_stage(task, plan, wire))
+        contents = self._opened(plan, phase, self._contents(task, wire))
+        masking = self._begin_masking(task, plan, contents[0]) if phase == TRAIN else None
+        if masking is not None:
+            contents = [masking.task(), *contents[1:]]
+        self._check_size(plan, phase, contents, masking)
         self._prepare(plan)
+        self._outbox.make_room(len(contents[0]))
         self._reserve(task, plan, phase)
-        return self._outbox.put(TaskId(task.task_id), self._run(plan, phase, contents))
+        reply = self._run(task, plan, phase, contents)
+        if masking is not None:
+            with faults_named():
+                reply = masking.mask(reply)
+        check_wanted()  # not every work asks before it ends
+        return self._keep(TaskId(task.task_id), reply)
+
+    def _check_size(
+        self, plan: RunPlan, phase: str, contents: Sequence[bytes], masking: Masking | None
+    ) -> None:
+        """An answer that is bound to be too large is refused before anything is spent.
+
+        An update has the arrays that came, in a form of its own where it is masked; how small a
+        codec makes it, nobody knows before.
+        """
+        if phase != TRAIN or ContentCodec.of(plan.federation, phase).codes_up:
+            return
+        with message_checked():
+            self._outbox.check_size(len(contents[0]) if masking is None else masking.size_bytes)
+
+    def _keep(self, task: TaskId, reply: bytes) -> Letter:
+        """It is paid for, and cannot be made again: a disk that is full is given time."""
+        try:
+            self._outbox.check_size(len(reply))
+        except InvalidInputError as error:
+            raise Refused(pb.REFUSAL_REASON_FAILED, str(error)) from error
+        for _ in range(_DISK_ATTEMPTS):
+            try:
+                return self._outbox.put(task, reply)
+            except OSError as error:
+                _log.error("a finished update cannot be kept (%s); free some space", error)
+                check_wanted()
+                time.sleep(_DISK_PAUSE_S)
+        return self._outbox.put(task, reply)
+
+    def _answer_stage(self, task: pb.Task, plan: RunPlan, wire: Wire) -> bytes:
+        """A stage of a secure round that touches no data: nothing is reserved or committed."""
+        with message_checked():
+            request = self._downloads.content(task, wire)
+        with rules_named():
+            secure = self._secure_rounds(plan)
+            return secure.answer(_PHASES[task.phase], plan, _round_of(task), request)
+
+    def _begin_masking(self, task: pb.Task, plan: RunPlan, request: bytes) -> Masking | None:
+        if plan.federation.secure_aggregation is None:
+            return None
+        with rules_named():
+            return self._secure_rounds(plan).begin(plan, _round_of(task), request)
+
+    def _secure_rounds(self, plan: RunPlan) -> SecureRounds:
+        if plan.federation.secure_aggregation is None:
+            raise InvalidInputError("the plan does not ask for secure aggregation")
+        if self._secure is None:
+            raise InvalidInputError("this client takes no part in secure rounds")
+        return self._secure
 
     def _checked_plan(self, task: pb.Task) -> RunPlan:
         """Only what the operator signed, and what this site can and may do."""
@@ -132,17 +275,18 @@ class Worker:
             )
             plan = parse_plan(payload, "the plan")
         except (SignatureError, InvalidInputError) as error:
-            raise _Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
-        if task.phase not in _PHASES or not 1 <= task.round <= plan.federation.rounds:
-            raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the task is not part of its plan")
+            raise Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
+        first = 0 if task.phase == pb.PHASE_EVALUATE else 1
+        if task.phase not in _PHASES or not first <= task.round <= plan.federation.rounds:
+            raise Refused(pb.REFUSAL_REASON_CONTRACT, "the task is not part of its plan")
         if task.task_id != self._own_id(task):
-            raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the task's id is not that of its work")
+            raise Refused(pb.REFUSAL_REASON_CONTRACT, "the task's id is not that of its work")
         if plan.model.base not in self._settings.base_models:
-            raise _Refused(
+            raise Refused(
                 pb.REFUSAL_REASON_CONTRACT, f"no base model {plan.model.base!r} on this site"
             )
         if plan.privacy.delta > self._store.ledger.opening.delta:
-            raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the plan's delta is above this merchant's")
+            raise Refused(pb.REFUSAL_REASON_CONTRACT, "the plan's delta is above this merchant's")
         return plan
 
     def _own_id(self, task: pb.Task) -> TaskId:
@@ -162,47 +306,50 @@ class Worker:
                 now=self._clock(),
             )
         except BudgetExhaustedError as error:
-            raise _Refused(pb.REFUSAL_REASON_BUDGET, str(error)) from error
+            raise Refused(pb.REFUSAL_REASON_BUDGET, str(error)) from error
         except InvalidInputError as error:
-            raise _Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
+            raise Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
         except ConflictError as error:
-            raise _Refused(
+            raise Refused(
                 pb.REFUSAL_REASON_INTERRUPTED,
                 "an earlier attempt broke off; its budget stays spent",
             ) from error
 
     def _contents(self, task: pb.Task, wire: Wire) -> list[bytes]:
-        """The task's content file and, where the run has one, its context file, fetched once."""
-        own = wire.download(task.task_id, task.content)
-        if not task.HasField("context"):
-            return [own]
-        sha = check_sha256(task.context.sha256)
-        if not self._contexts.has(sha):
-            self._contexts.put(wire.download(task.task_id, task.context))
-        return [own, self._contexts.read(sha)]
+        """The task's content file and, where the run has one, its context file."""
+        with message_checked():
+            return self._downloads.all(task, wire)
 
     def _prepare(self, plan: RunPlan) -> None:
         """What needs no shopper, such as embedding the catalogue, is done before any spending."""
-        with _faults_named():
+        with faults_named():
             self._application.prepare(plan)
 
-    def _run(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
-        with _faults_named():
-            return self._application(plan, phase, contents)
+    def _opened(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> Sequence[bytes]:
+        try:
+            return self._codec.open(plan, phase, contents)
+        except InvalidInputError as error:
+            raise Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
+
+    def _run(self, task: pb.Task, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
+        with faults_named():
+            reply = self._application(plan, phase, contents)
+            return self._codec.seal(
+                plan,
+                phase,
+                run=RunId(task.run_id),
+                task=TaskId(task.task_id),
+                opened=contents,
+                reply=reply,
+            )
 
     def _entries(self, wire: Wire) -> bytes:
         entries = self._store.ledger.entries[wire.ledger_position :]
         return b"".join(entry.to_bytes() + b"\n" for entry in entries)
 
 
-@contextmanager
-def _faults_named() -> Iterator[None]:
-    """Lets only the kind of a fault leave: its text may quote private data; it stays in the log."""
-    try:
-        yield
-    except Exception as error:
-        _log.exception("the work failed")
-        raise _Refused(pb.REFUSAL_REASON_FAILED, type(error).__name__) from error
+def _round_of(task: pb.Task) -> RoundName:
+    return RoundName(run=RunId(task.run_id), number=task.round)
 
 
 def _events(plan: RunPlan, phase: str) -> Sequence[PrivacyEvent]:
@@ -211,5 +358,5 @@ def _events(plan: RunPlan, phase: str) -> Sequence[PrivacyEvent]:
         return [privacy.round_event()]
     event = privacy.evaluation_event()
     if event is None:
-        raise _Refused(pb.REFUSAL_REASON_CONTRACT, "the plan lets no metric leave")
+        raise Refused(pb.REFUSAL_REASON_CONTRACT, "the plan lets no metric leave")
     return [event]

@@ -23,7 +23,12 @@ from hansa.core.release import ReleaseManifest, pointer_path, target_path
 from hansa.core.storage import CHUNK_BYTES, file_sha256
 from hansa.server.releases.files import RepositoryFiles
 from hansa.server.releases.keys import OnlineKeys
-from hansa.server.releases.writer import Lifetimes, MetadataWriter, sole_writer
+from hansa.server.releases.writer import (
+    PATIENCE_S,
+    Lifetimes,
+    MetadataWriter,
+    sole_writer,
+)
 
 KEPT_RELEASES = 50
 """So many newest releases of a channel stay listed, and can be rolled back to."""
@@ -34,8 +39,16 @@ _log = logging.getLogger(__name__)
 class ReleaseRepository:
     """Publishes into one repository folder; only one process at a time writes."""
 
-    def __init__(self, folder: Path, keys: OnlineKeys, lifetimes: Lifetimes | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keys: OnlineKeys,
+        lifetimes: Lifetimes | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._folder = folder
+        self._patience_s = patience_s
         self._lifetimes = lifetimes or Lifetimes()
         self.files = RepositoryFiles(folder)
         self._writer = MetadataWriter(self.files, keys, self._lifetimes)
@@ -70,6 +83,14 @@ class ReleaseRepository:
             raise NotFoundError(f"channel {channel!r} lists no release {version}")
         return self._manifest(target)
 
+    def made_by(self, channel: str, run: str) -> ReleaseManifest | None:
+        """The newest listed release that a run made; None: it made none."""
+        for version in reversed(self.versions(channel)):
+            manifest = self.manifest(channel, version)
+            if manifest.run == run and manifest.restores is None:
+                return manifest
+        return None
+
     def expiries(self) -> dict[str, datetime]:
         """When each role's metadata expires (UTC); root and targets need the offline keys."""
         found = {
@@ -92,7 +113,7 @@ class ReleaseRepository:
             ConflictError: the version does not exceed the newest, or another process is writing.
             UntrustedReleaseError: a file is not what the manifest promises.
         """
-        with sole_writer(self._folder):
+        with sole_writer(self._folder, patience_s=self._patience_s):
             if self._already_newest(manifest):
                 return manifest.release_version
             for name in manifest.files:
@@ -106,7 +127,7 @@ class ReleaseRepository:
             NotFoundError: the channel does not list ``to``, or one of its files is gone.
             ConflictError: ``to`` is the newest already, or another process is writing.
         """
-        with sole_writer(self._folder):
+        with sole_writer(self._folder, patience_s=self._patience_s):
             version = self.next_version(channel)
             if to == version - 1:
                 raise ConflictError(f"release {to} already is the newest of channel {channel!r}")
@@ -126,7 +147,7 @@ class ReleaseRepository:
         Raises:
             ConflictError: another process is writing.
         """
-        with sole_writer(self._folder):
+        with sole_writer(self._folder, patience_s=self._patience_s):
             snapshot = self.files.snapshot().signed
             current = self.files.timestamp().signed
             if snapshot.expires - now > self._lifetimes.content / 3:

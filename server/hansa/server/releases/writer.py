@@ -6,12 +6,13 @@ exist. TUF allows the gaps. Only ``timestamp.json`` is replaced, and always last
 """
 
 import fcntl
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
@@ -24,6 +25,11 @@ from hansa.server.releases.files import MAX_METADATA_BYTES, RepositoryFiles
 from hansa.server.releases.keys import OnlineKeys
 
 Payload = Root | Targets | Snapshot | Timestamp
+
+PATIENCE_S = 60.0
+"""So long a writer waits for another; copying a release of a few GiB takes less."""
+
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +45,31 @@ class Lifetimes:
 
 
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Keeps two processes from publishing at once; the operating system drops the lock on a crash.
 
+    Of several servers with one repository each renews the timestamp, which takes an instant; a
+    publication waits for that rather than fail.
+
     Raises:
-        ConflictError: another process is writing.
+        ConflictError: another process went on writing for ``patience_s`` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + patience_s
     with (folder / "writer.lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(f"another process is writing {folder}; try again") from error
+        while not _taken(lock):
+            if time.monotonic() >= until:
+                raise ConflictError(f"another process is writing {folder}; try again")
+            time.sleep(_LOOK_S)
         yield
+
+
+def _taken(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class MetadataWriter:

@@ -4,28 +4,32 @@ Flower's own ``Strategy.start`` cannot resume, and replaying it would draw a str
 so the loop is ours, over the strategy's public ``configure_train`` and ``aggregate_train``.
 """
 
-import logging
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp.strategy import Strategy
 
-from hansa.core.content import Content
-from hansa.core.errors import QuorumNotMetError
-from hansa.core.ids import MerchantId, RunId, Sha256
+from hansa.compression.content_codec import ContentCodec
+from hansa.core.errors import InvalidInputError, QuorumNotMetError
+from hansa.core.ids import MerchantId, RunId
 from hansa.core.plan import RunPlan
-from hansa.core.storage import BlobStore
+from hansa.core.secure.protocol import KEYS, TRAIN
+from hansa.core.secure.roster import Trust
 from hansa.core.update import Arrays
-from hansa.server.rounds.grid import GrpcGrid, Plane
-from hansa.server.rounds.intake import ARRAYS, Intake, numpy_arrays, sort_replies
-from hansa.server.state.runs import Refusal, RoundRecord, Runs
+from hansa.server.rounds import cohort
+from hansa.server.rounds.checkpoints import Checkpoints, RoundOutcome
+from hansa.server.rounds.intake import Intake
+from hansa.server.rounds.records import RecordArrays, array_record
+from hansa.server.rounds.round_grid import RoundGrid
+from hansa.server.rounds.secure import SecureRound
+from hansa.server.rounds.strategy_state import capture, restore
+from hansa.server.state.runs import Refusal, RoundRecord
 
-_log = logging.getLogger(__name__)
-
-_BUDGET = "budget"
+_LOOK_S = 0.2
+_FULL = Refusal(reason=cohort.SURPLUS, sentence="the cohort was full")
 
 
 class RunInterrupted(Exception):  # noqa: N818 - not an error: somebody asked for it
@@ -33,16 +37,59 @@ class RunInterrupted(Exception):  # noqa: N818 - not an error: somebody asked fo
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoundLoop:
-    """One run's way from its first model to its last aggregate."""
+class RunParts:
+    """What one run is carried out with."""
 
     run_id: RunId
     plan: RunPlan
     strategy: Strategy
-    grid: GrpcGrid
-    plane: Plane
-    runs: Runs
+    grid: RoundGrid
+    checkpoints: Checkpoints
     stopped: Callable[[], bool]
+    note: Callable[[str, str], None]
+    """Writes an event with its sentence into the operator's journal."""
+    trust: Trust | None = None
+    """The federation's authority, for secure aggregation; None where there is none."""
+
+    def go_on(self) -> None:
+        """Raises RunInterrupted: the run is to end."""
+        if self.stopped():
+            raise RunInterrupted
+
+    def configure(self, number: int, model: Arrays) -> list[Message]:
+        """The strategy's messages to everybody whom the grid reaches."""
+        record = array_record(model)
+        return list(self.strategy.configure_train(number, record, ConfigRecord(), self.grid))
+
+    def lowered(self, model: Arrays) -> Arrays:
+        """The model as merchants read it: the base of their updates, and of the aggregate."""
+        return self._codec.lowered(model)
+
+    @property
+    def _codec(self) -> ContentCodec:
+        return ContentCodec.of(self.plan.federation, TRAIN)
+
+    def aggregate(self, number: int, replies: list[Message], model: Arrays) -> Arrays:
+        """The strategy's aggregate; ``model`` is the round's before it was lowered.
+
+        Raises:
+            QuorumNotMetError: the strategy made none.
+        """
+        arrays, _ = self.strategy.aggregate_train(number, replies)
+        if arrays is None:
+            raise QuorumNotMetError(f"the strategy made no aggregate of round {number}")
+        return self._codec.restored(RecordArrays(arrays), model)
+
+
+class RoundLoop:
+    """One run's way from its first model to its last aggregate, in synchronous rounds."""
+
+    def __init__(self, parts: RunParts) -> None:
+        self._parts = parts
+        self._spec = parts.plan.federation
+        self._left_out: dict[MerchantId, int] = {}
+        # The phases that make a round's cohort; a later row of a merchant counts.
+        self._phases = (KEYS, TRAIN) if self._spec.secure_aggregation is not None else (TRAIN,)
 
     def run(self, initial: Arrays) -> Arrays:
         """Runs all rounds that have no checkpoint yet; returns the tail average of the aggregates.
@@ -51,137 +98,134 @@ class RoundLoop:
             QuorumNotMetError: a round had fewer valid updates than the plan's quorum.
             RunInterrupted: the run was stopped or the server is going down.
         """
-        done = self.runs.rounds(self.run_id)
-        self.grid.exclude(_exhausted(done))
-        model = self._aggregate(done[-1].aggregate_sha256) if done else initial
-        for number in range(len(done) + 1, self.plan.federation.rounds + 1):
-            model = self._round(number, model)
-        return self._tail_average()
+        checkpoints = self._parts.checkpoints
+        records = checkpoints.records()
+        model = checkpoints.aggregate(records[-1]) if records else checkpoints.kept(initial)
+        if records:
+            restore(self._parts.strategy, checkpoints.strategy(records[-1]))
+        for number in range(len(records) + 1, self._spec.rounds + 1):
+            self._look_back(records)
+            model, record = self._round(number, model)
+            records.append(record)
+        return checkpoints.tail_average(self._spec.tail_fraction)
 
-    def _round(self, number: int, model: Arrays) -> Arrays:
+    def _look_back(self, records: list[RoundRecord]) -> None:
+        """Who has no budget left, and who is in quarantine, follows from the records alone."""
+        self._parts.grid.exclude(cohort.exhausted(records))
+        left_out = cohort.quarantines(records, self._spec.quarantine)
+        for name, last in left_out.items():
+            if self._left_out.get(name) != last and last > len(records):
+                self._parts.note("quarantine", f"{name} is left out until round {last}")
+        self._left_out = left_out
+
+    def _round(self, number: int, model: Arrays) -> tuple[Arrays, RoundRecord]:
         started = time.monotonic()
-        if self.stopped():
-            raise RunInterrupted
-        self._begin_with_quorum(number)
-        messages = self._configure(number, model)
-        names = self.plane.members.names()
-        cohort = [names[message.metadata.dst_node_id] for message in messages]
-        replies = self.grid.send_and_receive(messages, timeout=self.plan.federation.deadline_s)
-        if self.stopped():
-            raise RunInterrupted
-        intake = sort_replies(replies, names, model, max_norm=self.plan.federation.max_update_norm)
+        self._parts.go_on()
+        self._parts.grid.reach(self._ask(number))
+        names = self._parts.grid.names()  # somebody may have joined while the round waited
+        sent = self._parts.lowered(model)
+        messages = self._parts.configure(number, sent)
+        asked = [names[message.metadata.dst_node_id] for message in messages]
+        intake = self._collect(number, messages, sent)
+        intake.close(asked, _FULL)
         self._check_quorum(number, intake)
-        aggregate = self._aggregate_valid(number, intake)
-        self._checkpoint(number, cohort, intake, aggregate, time.monotonic() - started)
-        self.grid.exclude(
-            name for name, refusal in intake.refused.items() if refusal.reason == _BUDGET
-        )
-        return aggregate
-
-    def _configure(self, number: int, model: Arrays) -> list[Message]:
-        """The strategy's messages, and whom a round that broke off had asked the first time."""
-        record = ArrayRecord({name: Array(array) for name, array in model.items()})
-        messages = list(self.strategy.configure_train(number, record, ConfigRecord(), self.grid))
-        known = {message.metadata.dst_node_id for message in messages}
-        return messages + [
-            Message(messages[0].content, dst_node_id=node_id, message_type="train")
-            for node_id in self.grid.asked_before()
-            if node_id not in known
+        aggregate = self._parts.aggregate(number, intake.in_order(), model)
+        rows = [
+            row for phase in self._phases for row in self._parts.grid.rows(number, phase, asked)
         ]
+        outcome = RoundOutcome(
+            number=number,
+            started=started,
+            rows={MerchantId(row.merchant): row for row in rows},
+            accepted=sorted(intake.valid),
+            refused=intake.refused | self._quarantined(number),
+            aggregate=aggregate,
+            strategy=capture(self._parts.strategy),
+        )
+        record = self._parts.checkpoints.write(outcome)
+        return self._parts.checkpoints.kept(aggregate, record.aggregate_sha256), record
 
-    def _begin_with_quorum(self, number: int) -> None:
+    def _ask(self, number: int) -> list[int]:
+        """Whom the round asks: whom it had asked before the server broke off, or a fresh draw."""
+        grid = self._parts.grid
+        grid.begin(number, self._phases[0])
+        if before := grid.asked_before():
+            return before
+        eligible = self._wait_for_quorum(number)
+        node_ids = {name: node_id for node_id, name in grid.names().items()}
+        count = cohort.wanted(self._spec, len(eligible))
+        drawn = cohort.draw(eligible, count, run=self._parts.run_id, round_number=number)
+        return [node_ids[name] for name in drawn]
+
+    def _wait_for_quorum(self, number: int) -> list[MerchantId]:
         """Begins the round as soon as enough merchants are there; only this wait ends."""
-        until = time.monotonic() + self.plan.federation.deadline_s
-        while (present := self._present(number)) < self.plan.federation.quorum:
-            if self.stopped():
-                raise RunInterrupted
+        until = time.monotonic() + self._spec.deadline_s
+        while len(eligible := self._eligible(number)) < (self._spec.cohort or self._spec.quorum):
+            self._parts.go_on()
             if time.monotonic() > until:
+                if len(eligible) >= self._spec.quorum:
+                    break  # fewer than the cohort, but enough
                 raise QuorumNotMetError(
-                    f"only {present} merchants are online or have budget left, the plan's quorum "
-                    f"is {self.plan.federation.quorum}; start more clients or lower the quorum"
+                    f"only {len(eligible)} merchants are online, have budget left and are not in "
+                    f"quarantine, the plan's quorum is {self._spec.quorum}; start more clients or "
+                    "lower the quorum"
                 )
-            time.sleep(0.2)
+            time.sleep(_LOOK_S)
+        return eligible
 
-    def _present(self, number: int) -> int:
-        self.grid.begin(number, "train")
-        return len(self.grid.get_node_ids())
+    def _eligible(self, number: int) -> list[MerchantId]:
+        grid = self._parts.grid
+        grid.begin(number, "train")
+        names = grid.names()
+        present = [names[node_id] for node_id in grid.get_node_ids()]
+        return [name for name in present if self._left_out.get(name, 0) < number]
+
+    def _quarantined(self, number: int) -> dict[MerchantId, Refusal]:
+        return {
+            name: Refusal(reason="quarantine", sentence=f"too many faults; until round {last}")
+            for name, last in self._left_out.items()
+            if last >= number
+        }
+
+    def _collect(self, number: int, messages: list[Message], model: Arrays) -> Intake:
+        """Takes replies as they come, until all have come, time is up or the cohort is full."""
+        if self._spec.secure_aggregation is not None:
+            return self._secure_round(number).collect(messages, model)
+        grid = self._parts.grid
+        intake = Intake(grid.names(), max_norm=self._spec.max_update_norm)
+        with contextlib.closing(grid.replies(messages, timeout_s=self._spec.deadline_s)) as replies:
+            for reply in replies:
+                intake.take(reply, model)
+                if self._spec.cohort is not None and len(intake.valid) >= self._spec.cohort:
+                    # A server that broke off here had closed the others' tasks before.
+                    intake.excuse(_FULL)
+                    break
+        self._parts.go_on()
+        return intake
+
+    def _secure_round(self, number: int) -> SecureRound:
+        parts = self._parts
+        if parts.trust is None:
+            raise InvalidInputError(
+                "secure aggregation needs merchants with certificates: leave it out of the plan "
+                "to simulate, or run the plan on the plane"
+            )
+        return SecureRound(
+            grid=parts.grid,
+            plan=parts.plan,
+            run_id=parts.run_id,
+            number=number,
+            trust=parts.trust,
+            go_on=parts.go_on,
+        )
 
     def _check_quorum(self, number: int, intake: Intake) -> None:
-        if len(intake.valid) >= self.plan.federation.quorum:
+        if len(intake.valid) >= self._spec.quorum:
             return
         reasons = "; ".join(
             f"{name}: {why.reason}: {why.sentence}" for name, why in intake.refused.items()
         )
         raise QuorumNotMetError(
             f"round {number} has {len(intake.valid)} valid updates, the plan's quorum is "
-            f"{self.plan.federation.quorum} ({reasons})"
+            f"{self._spec.quorum} ({reasons})"
         )
-
-    def _aggregate_valid(self, number: int, intake: Intake) -> Arrays:
-        arrays, _ = self.strategy.aggregate_train(number, list(intake.valid.values()))
-        if arrays is None:
-            raise QuorumNotMetError(f"the strategy made no aggregate of round {number}")
-        return numpy_arrays(arrays)
-
-    def _checkpoint(
-        self,
-        number: int,
-        cohort: list[MerchantId],
-        intake: Intake,
-        aggregate: Arrays,
-        seconds: float,
-    ) -> None:
-        rows = self.grid.rows(number, "train", cohort)
-        accepted = {MerchantId(row.merchant): row for row in rows if row.merchant in intake.valid}
-        record = RoundRecord(
-            number=number,
-            cohort=cohort,
-            accepted={name: Sha256(row.result_sha256 or "") for name, row in accepted.items()},
-            refused={name: _short(refusal) for name, refusal in intake.refused.items()},
-            aggregate_sha256=store_arrays(self.plane.blobs, aggregate),
-            seconds=seconds,
-            down_bytes=rows[0].content_bytes,
-            up_bytes=sum(row.result_bytes for row in accepted.values()) // len(accepted),
-        )
-        self.runs.checkpoint(self.run_id, record)
-        _log.info(
-            "run %s round %s: %s of %s updates", self.run_id, number, len(accepted), len(cohort)
-        )
-
-    def _tail_average(self) -> Arrays:
-        """The mean of the last aggregates; they are noised already, so it costs no privacy."""
-        records = self.runs.rounds(self.run_id)
-        count = max(1, round(len(records) * self.plan.federation.tail_fraction))
-        tail = [self._aggregate(record.aggregate_sha256) for record in records[-count:]]
-        means = {
-            name: np.mean([arrays[name] for arrays in tail], axis=0, dtype=np.float64)
-            for name in tail[0]
-        }
-        # NumPy makes a scalar of the mean of scalars; a record holds arrays.
-        return {name: np.asarray(mean, tail[0][name].dtype) for name, mean in means.items()}
-
-    def _aggregate(self, sha: Sha256) -> Arrays:
-        return load_arrays(self.plane.blobs, sha)
-
-
-def store_arrays(blobs: BlobStore, arrays: Arrays) -> Sha256:
-    """Keeps arrays as a blob; returns its name."""
-    return blobs.put(Content(arrays={ARRAYS: arrays}).to_bytes())
-
-
-def load_arrays(blobs: BlobStore, sha: Sha256) -> Arrays:
-    """The arrays of such a blob."""
-    return Content.from_bytes(blobs.read(sha)).arrays[ARRAYS]
-
-
-def _exhausted(records: list[RoundRecord]) -> set[MerchantId]:
-    return {
-        name
-        for record in records
-        for name, refusal in record.refused.items()
-        if refusal.reason == _BUDGET
-    }
-
-
-def _short(refusal: Refusal) -> Refusal:
-    return Refusal(reason=refusal.reason[:32], sentence=refusal.sentence[:500])
