@@ -8,21 +8,22 @@ import functools
 import json
 from pathlib import Path
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from hansa.client.dataset import read_manifest
 from hansa.client.entropy import SystemEntropy
-from hansa.client.evaluation import judge, noised_metric, tower_scorer
+from hansa.client.evaluation import Quality, judge, noised_metric, tower_scorer
 from hansa.client.site import Site
-from hansa.client.training.lora import TextData, train_lora
-from hansa.client.training.samples import ShopData
-from hansa.client.training.tower import train_tower
+from hansa.client.training.distributed import DeviceTraining
+from hansa.client.training.round import SiteData, tower_arrays, train_round
+from hansa.client.training.round_task import RoundTask
 from hansa.client.workshop import Workshop, open_workshop
-from hansa.core.models.shapes import NEGATIVES, PUBLIC, TRAINED
+from hansa.core.errors import InvalidInputError
+from hansa.core.models.shapes import PUBLIC
 from hansa.core.models.tower import Tower
 from hansa.core.plan import RunPlan, parse_plan
+from hansa.core.privacy.mechanism import Entropy
 from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.update import Arrays
 
@@ -37,46 +38,67 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """The round's model after this merchant's noised steps."""
-    plan, workshop = _opened(context)
-    weights, public = _arrays(message, ARRAYS), _arrays(message, PUBLIC)
-    trained = _train(plan, workshop, weights, public)
-    content = RecordDict({ARRAYS: _record(trained), METRICS: MetricRecord(dict(WEIGHT))})
-    return Message(content, reply_to=message)
+    plan = _plan(context)
+    if plan.training.devices > 1:
+        training = DeviceTraining.at(Site(_folder(context)))
+        return _reply(message, training.train(_task(message, plan)))
+    _, workshop = _opened(context)
+    return trained(message, plan, workshop, SystemEntropy())
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Noised quality counts on the site's held-out shoppers."""
     plan, workshop = _opened(context)
-    tower = Tower.from_arrays(_tower_arrays(_arrays(message, ARRAYS), _arrays(message, PUBLIC)))
-    quality = judge(workshop.examples, tower_scorer(tower, workshop.examples, workshop.embeddings))
-    released = noised_metric(quality, PrivacyPlan.of(plan), SystemEntropy())
+    released = noised_metric(judged(message, workshop), PrivacyPlan.of(plan), SystemEntropy())
     content = RecordDict({METRICS: MetricRecord({**released, **WEIGHT})})
     return Message(content, reply_to=message)
 
 
-def _train(plan: RunPlan, workshop: Workshop, weights: Arrays, public: Arrays) -> Arrays:
-    shop = ShopData(
-        shoppers=workshop.examples.training,
-        embeddings=workshop.embeddings,
-        negatives=np.asarray(public[NEGATIVES], np.float32),
+def trained(message: Message, plan: RunPlan, site: SiteData, entropy: Entropy) -> Message:
+    """The reply to a train message, whosever data and entropy they are; trains in this process."""
+    return _reply(message, train_round(_task(message, plan), site, entropy))
+
+
+def judged(message: Message, site: SiteData) -> Quality:
+    """The exact quality of a message's tower; private wherever the data are."""
+    tower = Tower.from_arrays(tower_arrays(_arrays(message, ARRAYS), _arrays(message, PUBLIC)))
+    return judge(site.examples, tower_scorer(tower, site.examples, site.embeddings))
+
+
+def _proximal_mu(message: Message) -> float:
+    """FedProx' public weight; other strategies send none."""
+    found = message.content.config_records["config"].get("proximal-mu", 0.0)
+    if not isinstance(found, int | float):
+        raise InvalidInputError(f"the proximal weight {found!r} is not a number from 0 up")
+    return float(found)
+
+
+def _task(message: Message, plan: RunPlan) -> RoundTask:
+    return RoundTask(
+        plan=plan,
+        weights=_arrays(message, ARRAYS),
+        public=_arrays(message, PUBLIC),
+        proximal_mu=_proximal_mu(message),
     )
-    if plan.training.trains == "lora":
-        data = TextData(shop=shop, texts=workshop.texts)
-        return train_lora(weights, data, plan, workshop.encoder, SystemEntropy())
-    tower = train_tower(_tower_arrays(weights, public), shop, plan, SystemEntropy())
-    return {name: tower[name] for name in TRAINED}
 
 
-def _tower_arrays(weights: Arrays, public: Arrays) -> Arrays:
-    constants = {name: array for name, array in public.items() if name != NEGATIVES}
-    return {**constants, **weights}
+def _reply(message: Message, arrays: Arrays) -> Message:
+    content = RecordDict({ARRAYS: _record(arrays), METRICS: MetricRecord(dict(WEIGHT))})
+    return Message(content, reply_to=message)
+
+
+def _folder(context: Context) -> Path:
+    return Path(str(context.node_config["site-folder"]))
+
+
+def _plan(context: Context) -> RunPlan:
+    return parse_plan(json.loads(str(context.run_config["plan"])), "the plan")
 
 
 def _opened(context: Context) -> tuple[RunPlan, Workshop]:
-    folder, plan = str(context.node_config["site-folder"]), str(context.run_config["plan"])
-    ingested = read_manifest(Site(Path(folder)).dataset).model_dump_json()
-    return _open(folder, plan, ingested)
+    ingested = read_manifest(Site(_folder(context)).dataset).model_dump_json()
+    return _open(str(_folder(context)), str(context.run_config["plan"]), ingested)
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,34 +2,20 @@
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
-from flwr.app import (
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Message,
-    Metadata,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
 
 from hansa.client.app import app
+from hansa.client.flower_records import ApplicationError, to_content, to_records
 from hansa.client.plans import PlanShelf
 from hansa.client.site import Site
-from hansa.client.workshop import embed_catalogue
+from hansa.client.workshop import make_ready
 from hansa.core.content import Content
-from hansa.core.errors import HansaError
 from hansa.core.plan import RunPlan
 
 _NODE_ID = 2
 _OPERATOR_NODE_ID = 1
-
-
-class ApplicationError(HansaError):
-    """The Flower app gave no usable reply."""
 
 
 class FlowerApplication:
@@ -39,7 +25,7 @@ class FlowerApplication:
         self,
         site: Site,
         client_app: ClientApp = app,
-        prepare: Callable[[Site, RunPlan], None] = embed_catalogue,
+        prepare: Callable[[Site, RunPlan], None] = make_ready,
     ) -> None:
         self._site = site
         self._app = client_app
@@ -47,7 +33,7 @@ class FlowerApplication:
         self._prepared: set[str] = set()
 
     def prepare(self, plan: RunPlan) -> None:
-        """Keeps the plan, and embeds the catalogue: once for each plan."""
+        """Keeps the plan, and makes the site ready for it: once for each plan."""
         if plan.digest not in self._prepared:
             PlanShelf(self._site.plans).keep(plan)
             self._prepare(self._site, plan)
@@ -78,30 +64,6 @@ class FlowerApplication:
             state=RecordDict(),
             run_config={"plan": json.dumps(plan.model_dump(mode="json"))},
         )
-
-
-def to_records(content: Content) -> RecordDict:
-    """A content file's records as Flower's."""
-    records = RecordDict()
-    for key, arrays in content.arrays.items():
-        records[key] = ArrayRecord({name: Array(array) for name, array in arrays.items()})
-    for key, metrics in content.metrics.items():
-        records[key] = MetricRecord(cast("dict[str, Any]", metrics))
-    for key, config in content.configs.items():
-        records[key] = ConfigRecord(dict(config))
-    return records
-
-
-def to_content(records: RecordDict) -> Content:
-    """Flower's records as a content file's."""
-    return Content(
-        arrays={
-            key: {name: array.numpy() for name, array in record.items()}
-            for key, record in records.array_records.items()
-        },
-        metrics={key: dict(record) for key, record in records.metric_records.items()},
-        configs={key: dict(record) for key, record in records.config_records.items()},
-    )
 
 
 def _metadata(phase: str) -> Metadata:

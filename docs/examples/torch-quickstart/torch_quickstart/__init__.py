@@ -1,0 +1,1 @@
+"""A Flower app: a small PyTorch classifier on local, synthetic data."""
