@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE = 1
 export FLWR_TELEMETRY_ENABLED = 0
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: setup demo test lint type imports proto requirements bench clean
+.PHONY: setup demo test lint type imports proto requirements bench bench-federation bench-report chaos clean
 
 setup: $(STAMP)  ## make .venv with the pinned packages (once)
 
@@ -36,8 +36,21 @@ proto: setup  ## regenerate the code of protos/
 requirements: setup  ## compile requirements/*.txt anew from pyproject.toml
 	@$(BIN)/python scripts/compile_requirements.py
 
+# Longer ones, with targets of their own.
+ENGINE_BENCHMARKS := $(addprefix benchmarks/,__init__.py federation.py chaos.py report.py)
+
 bench: setup  ## every benchmark; each prints JSON
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out $(ENGINE_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$script"; \
+		PYTHONPATH=. $(BIN)/python "$$script" || exit 1; done
+
+bench-federation: setup  ## the federation engine beside its peers, into build/bench/federation.json
+	@$(BIN)/python -m benchmarks.federation --out build/bench/federation.json
+
+chaos: setup  ## 100 rounds of 8 clients while everything breaks, into build/bench/chaos.json
+	@$(BIN)/python -m benchmarks.chaos --rounds 100 --clients 8 --out build/bench/chaos.json
+
+bench-report: setup  ## the measured figures into docs/benchmarks.md
+	@$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Benchmarks: each part prints JSON; see docs/benchmarks.md."""

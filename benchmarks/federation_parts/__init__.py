@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks/federation.py``: one module a claim, each runnable alone."""
