@@ -30,6 +30,8 @@ from hansa.server.state.runs import RoundRecord
 from hansa.server.state.tables import RunRow
 
 MODEL = "toy"
+VERSION = 7
+"""Of everything that a toy releases."""
 FIRST_MODEL: Arrays = {
     "weights": np.array([1.0, 2.0, 3.0], np.float32),
     "bias": np.array(0.5, np.float32),
@@ -39,13 +41,20 @@ CONTEXT = Content(arrays={"public": {"negatives": np.arange(4, dtype=np.float32)
 Change = Callable[[Content], Content]
 
 
-def toy_plan(name: str = "toy", *, releases: bool = False, **federation: object) -> RunPlan:
+def toy_plan(
+    name: str = "toy",
+    *,
+    releases: bool = False,
+    begins_with: str = "base-model",
+    **federation: object,
+) -> RunPlan:
     """A plan whose rounds cost an epsilon of about 0.013 each; it may be evaluated and released."""
     limits: dict[str, object] = {"rounds": 2, "quorum": 2, "deadline_s": 20.0, **federation}
     privacy = {"sampling_rate": 0.1, "expected_shoppers": 10, "noise_multiplier": 20.0}
     noise = {"evaluation_noise_multiplier": 50.0} if releases else {}
     end = {} if releases else {"compression": None}
     plan = {"name": name, "model": {"base": MODEL}, "federation": limits, **end}
+    plan["begins_with"] = begins_with
     return parse_plan({**plan, "privacy": {**privacy, **noise}}, "the plan")
 
 
@@ -69,11 +78,14 @@ class ToyReleases:
     def refresh(self, now: dt.datetime) -> None:
         self._repository.refresh_timestamp(now)
 
-    def initial(self, plan: RunPlan) -> Arrays:
-        return FIRST_MODEL
+    def newest(self) -> int:
+        return VERSION if self.released else 0
 
-    def context(self, plan: RunPlan) -> Content:
-        return CONTEXT
+    def initial(self, plan: RunPlan, parent: int) -> Arrays:
+        return list(self.released.values())[-1] if parent else FIRST_MODEL
+
+    def context(self, plan: RunPlan, inherited: Content | None) -> Content:
+        return inherited or CONTEXT
 
     def release(
         self,
@@ -83,9 +95,17 @@ class ToyReleases:
         rounds: list[RoundRecord],
         ledgers: dict[str, tuple[Entry, ...]],
         now: dt.datetime,
+        go_on: Callable[[], None],
     ) -> Published:
+        go_on()
         self.released[run.run_id] = model
-        return Published(version=ReleaseVersion(7), figures={"mean_cosine": 0.99})
+        return self._published()
+
+    def made_by(self, run_id: str) -> Published | None:
+        return self._published() if run_id in self.released else None
+
+    def _published(self) -> Published:
+        return Published(version=ReleaseVersion(VERSION), figures={"mean_cosine": 0.99})
 
     def evidence(self, version: int) -> evidence.Release:
         raise NotFoundError("the toy releases nothing")
@@ -129,8 +149,7 @@ class ToyApplication:
         task, context = [Content.from_bytes(content) for content in contents]
         assert np.array_equal(context.arrays["public"]["negatives"], np.arange(4))
         if phase == "evaluate":
-            quality = {"recall-at-10-sum": 3.0 * self.step, "shoppers": 10.0 * self.step}
-            return Content(metrics={"metrics": quality}).to_bytes()
+            return Content(metrics={"metrics": self.quality()}).to_bytes()
         self.rounds.append(int(str(task.configs["config"]["server-round"])))
         if self._die:
             raise Crash
@@ -138,6 +157,10 @@ class ToyApplication:
             self.held.set()
             self._hold.wait(30)
         return self._change(self._trained(task)).to_bytes()
+
+    def quality(self) -> dict[str, float]:
+        """What it reports as its noised counts."""
+        return {"recall-at-10-sum": 3.0 * self.step, "shoppers": 10.0 * self.step}
 
     def _trained(self, task: Content) -> Content:
         arrays = {

@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict
 from hansa.client.ledger_store import read_ledger
 from hansa.client.site import Site
 from hansa.core.privacy.accounting import round_up
-from hansa.core.privacy.entries import Entry, Refuse, Reserve
+from hansa.core.privacy.entries import Declare, Entry, Refuse, Reserve
 
 
 class _Part(BaseModel):
@@ -20,6 +20,10 @@ class RunBudget(_Part):
     """Rounds whose training was paid for."""
     refused: str | None
     """Why the ledger refused a further task."""
+    declared: int
+    """Releases of a foreign app, under the merchant's own responsibility; epsilon has no part."""
+    app: str | None
+    """Which app."""
 
 
 class Budget(_Part):
@@ -53,7 +57,7 @@ def read_budget(site: Site) -> Budget:
 
 def _run_of(entry: Entry) -> str:
     match entry.body:
-        case Reserve() as body:
+        case Reserve() | Declare() as body:
             return body.run
         case Refuse() as body:
             return body.id.split("/")[0]
@@ -65,7 +69,14 @@ def _run(name: str, entries: tuple[Entry, ...]) -> RunBudget:
     own = [entry.body for entry in entries if _run_of(entry) == name]
     rounds = sum(isinstance(body, Reserve) and body.phase == "train" for body in own)
     refusals = [body for body in own if isinstance(body, Refuse)]
-    return RunBudget(run=name, rounds=rounds, refused=_refusal(refusals[0]) if refusals else None)
+    declared = [body for body in own if isinstance(body, Declare)]
+    return RunBudget(
+        run=name,
+        rounds=rounds,
+        refused=_refusal(refusals[0]) if refusals else None,
+        declared=len(declared),
+        app=declared[0].app if declared else None,
+    )
 
 
 def _refusal(body: Refuse) -> str:

@@ -14,14 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hansa.client import app_cli
 from hansa.client.enrol import Terms
 from hansa.client.enrol import join as join_federation
 from hansa.client.entropy import SystemEntropy
+from hansa.client.halt import HaltSwitch
 from hansa.client.site import Site
 from hansa.core.base_models import parse_base_models
 from hansa.core.errors import HansaError, InvalidInputError
+from hansa.core.flower_plan import FlowerPlan, read_any_plan
 from hansa.core.invitation import Invitation
-from hansa.core.plan import read_plan
 from hansa.core.quiet import configure_logging, stay_offline
 
 app = typer.Typer(
@@ -48,6 +50,10 @@ BaseModels = Annotated[
 _SITE = Path("hansa-site")
 _console = Console()
 
+app.command("allow-app")(app_cli.allow_app)
+app.command("forbid-app")(app_cli.forbid_app)
+app.command("apps")(app_cli.apps)
+
 
 @app.command()
 def preview(
@@ -60,7 +66,14 @@ def preview(
     """Show what a plan would let leave this site; connects to nobody."""
     from hansa.client.preview import preview as look
 
-    seen = look(read_plan(plan), parse_base_models(base_model or []))
+    found = read_any_plan(plan)
+    if isinstance(found, FlowerPlan):
+        typer.echo(
+            f"{found.client_app} decides by itself what leaves: no epsilon can be stated. "
+            f"It runs only if you allow it: hansa-client allow-app {found.client_app}"
+        )
+        return
+    seen = look(found, parse_base_models(base_model or []))
     if as_json:
         _print_json(seen.model_dump())
         return
@@ -148,6 +161,48 @@ def start(
 
 
 @app.command()
+def stop(
+    now: Annotated[
+        bool, typer.Option("--now", help="Cut the line at once; the work in hand is given up.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="For the log; stays on site.")] = "",
+    site: SiteFolder = _SITE,
+) -> None:
+    """Take no part in the federation until 'resume'; search and recommendation go on.
+
+    It works whether or not the client runs, and outlives restarts. Without --now the work in hand
+    is finished and delivered first. What was reserved for work that is given up stays spent.
+    """
+    Site(site).settings()
+    HaltSwitch(Site(site).halt).set(at_once=now, reason=reason, now=_now())
+    typer.echo("this site takes no part in the federation now; 'hansa-client resume' ends that")
+
+
+@app.command()
+def resume(site: SiteFolder = _SITE) -> None:
+    """Take part in the federation again after 'stop'."""
+    Site(site).settings()
+    if HaltSwitch(Site(site).halt).clear():
+        typer.echo("this site takes part in the federation again")
+    else:
+        typer.echo("this site was not stopped")
+
+
+@app.command()
+def doctor(as_json: AsJson = False, site: SiteFolder = _SITE) -> None:
+    """Check line, certificates, keys, clock, disk, ledger, GPU and versions; say what to do."""
+    from hansa.client.doctor import examine
+    from hansa.core.diagnosis import as_plain, as_table, healthy
+
+    findings = examine(Site(site))
+    if as_json:
+        _print_json(as_plain(findings))
+    else:
+        _console.print(as_table(findings))
+    raise typer.Exit(0 if healthy(findings) else 1)
+
+
+@app.command()
 def budget(as_json: AsJson = False, site: SiteFolder = _SITE) -> None:
     """Show what this site's privacy ledger has spent, and on what."""
     from hansa.client.budget import read_budget
@@ -164,6 +219,12 @@ def budget(as_json: AsJson = False, site: SiteFolder = _SITE) -> None:
     for run in spent.runs:
         table.add_row(run.run, str(run.rounds), run.refused or "-")
     _console.print(table)
+    for run in spent.runs:
+        if run.declared:
+            _console.print(
+                f"{run.run}: {run.app} released {run.declared} results under your own "
+                "responsibility; epsilon does not count them"
+            )
 
 
 @app.command("raise-cap")

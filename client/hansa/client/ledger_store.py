@@ -175,6 +175,37 @@ class LedgerStore:
         with self._turn:
             return self._ledger.commit(task, sha256=sha256, now=now)
 
+    def declare(
+        self,
+        task: TaskId,
+        *,
+        app: str,
+        plan_digest: Sha256,
+        run: RunId,
+        round_number: int,
+        phase: str,
+        sha256: Sha256,
+        now: datetime,
+    ) -> Entry:
+        """Books what a foreign app lets out, before it leaves; repeating it changes nothing.
+
+        Raises:
+            ConflictError: other bytes were declared under this id, or it was reserved.
+            InvalidInputError: a name or number is out of bounds.
+            LedgerError: the disk refused.
+        """
+        with self._turn:
+            return self._ledger.declare(
+                task,
+                app=app,
+                plan_digest=plan_digest,
+                run=run,
+                round_number=round_number,
+                phase=phase,
+                sha256=sha256,
+                now=now,
+            )
+
     def raise_cap(self, cap_epsilon: float, *, now: datetime) -> Entry:
         """Allows more in total.
 

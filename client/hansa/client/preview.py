@@ -1,11 +1,14 @@
 """What would leave the premises under a plan: shown before anything is joined, trained or sent."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from hansa.compression.codec import encoded_bytes
+from hansa.compression.parcel import AS_IT_IS
 from hansa.core.errors import InvalidInputError
 from hansa.core.models.shapes import TRAINED, lora_shapes, tower_shapes
 from hansa.core.plan import RunPlan
@@ -59,7 +62,8 @@ def preview(plan: RunPlan, base_models: Mapping[str, Path]) -> Preview:
     """
     privacy = PrivacyPlan.of(plan)
     shapes = _shapes(plan, base_models)
-    tensors = tuple(_tensor(name, shape) for name, shape in shapes.items())
+    bits = plan.federation.codec.uplink_bits
+    tensors = tuple(_tensor(name, shape, bits) for name, shape in shapes.items())
     return Preview(
         plan=plan.name,
         plan_digest=plan.digest,
@@ -71,6 +75,7 @@ def preview(plan: RunPlan, base_models: Mapping[str, Path]) -> Preview:
             f"Poisson sample of shoppers (rate {privacy.sampling_rate}), "
             f"clipped to {privacy.clip_norm} per shopper, "
             f"Gaussian noise of {privacy.noise_std:g} added here"
+            + ("" if bits == AS_IT_IS else f", then rounded to {bits} bits")
         ),
         metrics=_metrics(plan),
         never_leaves=(
@@ -95,10 +100,11 @@ def _shapes(plan: RunPlan, base_models: Mapping[str, Path]) -> dict[str, tuple[i
     return {name: shapes[name] for name in TRAINED}
 
 
-def _tensor(name: str, shape: tuple[int, ...]) -> LeavingTensor:
-    size = _BYTES_PER_FLOAT
-    for side in shape:
-        size *= side
+def _tensor(name: str, shape: tuple[int, ...], bits: int) -> LeavingTensor:
+    """The array as it leaves; zstd may make it smaller still."""
+    size = _BYTES_PER_FLOAT * math.prod(shape)
+    if bits != AS_IT_IS:
+        size = encoded_bytes(shape, bits=bits)
     return LeavingTensor(name=name, shape=shape, size_bytes=size)
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hansa.core.canonical import canonical_json, parse_json
 from hansa.core.credentials import read_credentials
+from hansa.core.endpoints import ADDRESS_PATTERN
 from hansa.core.errors import InvalidInputError, NotFoundError
 from hansa.core.identity import Credentials
 from hansa.core.storage import write_atomically
@@ -21,8 +22,9 @@ class SiteSettings(BaseModel):
 
     merchant: str
     """The name under which the operator invited this merchant."""
-    server_address: str
-    """Host and port of the operator's server; the only place this client ever connects to."""
+    server_address: Annotated[str, Field(pattern=ADDRESS_PATTERN)]
+    """Host and port of the operator's server, or several in gRPC's notation; the client connects
+    to no other place, ever."""
     plan_public_key: str
     """Ed25519 key (64 hexadecimal digits) that must have signed every plan."""
     base_models: dict[str, Path]
@@ -46,11 +48,16 @@ class Site:
         self.ledger = path / "ledger"
         self.dataset = path / "dataset"
         self.outbox = path / "outbox"
+        self.secure = path / "secure"
+        self.residuals = path / "residuals"
         self.contexts = path / "contexts"
         self.releases = path / "releases"
         self.cache = path / "cache"
         self.applications = path / "applications"
         self.plans = path / "plans"
+        self.allowed_apps = path / "allowed-apps.json"
+        self.app_states = path / "app-states"
+        self.halt = path / "stopped.json"
         self.pseudonym_key = path / "pseudonyms.key"
 
     def write(self, settings: SiteSettings) -> None:

@@ -7,15 +7,20 @@ import threading
 import time
 
 from hansa.client.application import FlowerApplication
+from hansa.client.entropy import SystemEntropy
+from hansa.client.halt import HaltSwitch
 from hansa.client.ledger_store import LedgerStore
+from hansa.client.node.codec import TaskCodec
+from hansa.client.node.guests import Guests
 from hansa.client.node.loop import NodeLoop
 from hansa.client.node.outbox import Outbox
+from hansa.client.node.secure import SecureRounds
 from hansa.client.node.work import Worker
+from hansa.client.participation import Participation
 from hansa.client.serving.server import RetailServer, ServingSettings, TlsFiles
 from hansa.client.site import Site, SiteSettings
 from hansa.client.storefront import Storefront
 from hansa.core.credentials import read_credentials
-from hansa.core.errors import HansaError
 from hansa.core.storage import BlobStore
 
 _log = logging.getLogger(__name__)
@@ -56,22 +61,18 @@ def start(site: Site) -> None:
 
 
 def _take_part(site: Site, settings: SiteSettings, stop: threading.Event) -> None:
-    """Serves the federation; when that ends for good, the shop goes on being served."""
+    """Serves the federation unless the site was stopped; the shop is served in any case."""
     with LedgerStore.open(site.ledger) as store:
-        try:
-            _node(site, settings, store).run(stop)
-        except HansaError as error:
-            _log.error(  # no traceback: the sentence says it all
-                "%s. This site takes no part in the federation until it is started again; "
-                "search and recommendation go on",
-                error,
-            )
+        Participation(HaltSwitch(site.halt), lambda: _node(site, settings, store)).run(stop)
 
 
 def _node(site: Site, settings: SiteSettings, store: LedgerStore) -> NodeLoop:
     application = FlowerApplication(site)
     outbox, contexts = Outbox(site.outbox), BlobStore(site.contexts)
-    worker = Worker(settings, store, outbox, contexts, application, utc_now)
+    codec = TaskCodec.of(site, store.ledger)
+    secure = SecureRounds(site, SystemEntropy(), utc_now)
+    guests = Guests(site, settings, store, outbox, utc_now)
+    worker = Worker(settings, store, outbox, contexts, application, utc_now, codec, secure, guests)
     return NodeLoop(site, settings, worker)
 
 

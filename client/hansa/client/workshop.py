@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from hansa.client.dataset import Dataset
 from hansa.client.examples import Examples, make_examples
 from hansa.client.retrieval.embedding_cache import EmbeddingCache
 from hansa.client.site import Site
+from hansa.client.training.devices import check_devices
 from hansa.core.canonical import digest
 from hansa.core.errors import InvalidInputError
 from hansa.core.ids import Sha256
@@ -47,6 +49,18 @@ def open_workshop(site: Site, plan: RunPlan) -> Workshop:
         texts=texts,
         encoder=encoder,
     )
+
+
+def make_ready(site: Site, plan: RunPlan) -> None:
+    """What a task of the plan needs and no shopper pays for: devices, and the catalogue embedded.
+
+    Raises:
+        DevicesMissingError: the plan asks for more GPUs than there are here.
+        NotFoundError: nothing was ingested yet.
+        InvalidInputError: the data set or the base model is damaged or missing.
+    """
+    check_devices(plan.training.devices, gpus=torch.cuda.device_count())
+    embed_catalogue(site, plan)
 
 
 def embed_catalogue(site: Site, plan: RunPlan) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from google.protobuf.json_format import MessageToDict
@@ -20,10 +20,13 @@ from rich.table import Table
 
 from hansa.core.base_models import parse_base_models
 from hansa.core.errors import HansaError
+from hansa.core.flower_plan import FlowerPlan, read_any_plan
 from hansa.core.plan import read_plan
 from hansa.core.quiet import configure_logging, stay_offline
 from hansa.core.storage import write_atomically
 from hansa.protos.v1 import operator_pb2 as pb
+from hansa.server import app_cli, care, schedule_cli
+from hansa.server.cli_options import STATE, AsJson, PlanFile, Server, State
 from hansa.server.operator_client import OperatorClient, connect
 from hansa.server.settings import ServerSettings, StateFolder
 
@@ -36,15 +39,18 @@ app = typer.Typer(
 )
 run_app = typer.Typer(help="Start, watch and stop runs.", no_args_is_help=True)
 app.add_typer(run_app, name="run")
+app.command("doctor")(care.doctor)
+app.command("rotate-certificate")(care.rotate_certificate)
+app.command("clean")(care.clean)
+app.command("allow-app")(app_cli.allow_app)
+app.command("forbid-app")(app_cli.forbid_app)
+app.command("app-plan")(app_cli.app_plan)
+run_app.command("arrays")(app_cli.run_arrays)
 
-State = Annotated[
-    Path, typer.Option("--state", envvar="HANSA_STATE", help="Folder of the operator's state.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-PlanFile = Annotated[Path, typer.Argument(help="YAML file of the run plan.")]
+app.add_typer(schedule_cli.schedule_app, name="schedule")
+
 RunName = Annotated[str, typer.Argument(help="Name of the run, as 'run list' shows it.")]
 
-_STATE = Path("hansa-server")
 _FINISHED = ("completed", "failed", "stopped")
 _FAILED_RUN_EXIT_CODE = 10
 _POLL_S = 0.3
@@ -66,7 +72,20 @@ def init(
     ] = None,
     federation: Annotated[str, typer.Option(help="Name of the federation.")] = "hansa",
     listen: Annotated[str, typer.Option(help="Local interface to listen on.")] = "0.0.0.0",  # noqa: S104
-    state: State = _STATE,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HANSA_DATABASE_URL",
+            help="postgresql://USER@HOST/DATABASE, which servers may share; default: SQLite.",
+        ),
+    ] = None,
+    blobs_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="HANSA_BLOBS_URL", help="s3://BUCKET/PREFIX or another place for fsspec."
+        ),
+    ] = None,
+    state: State = STATE,
 ) -> None:
     """Make the operator's state: certificate authority, release keys, database."""
     from hansa.server.initialise import initialise
@@ -77,6 +96,8 @@ def init(
         listen=listen,
         base_models=parse_base_models(base_model or []),
         public_catalogue=None if public_catalogue is None else public_catalogue.resolve(),
+        database_url=database_url,
+        blobs_url=blobs_url,
     )
     initialise(StateFolder(state), settings, dt.datetime.now(dt.UTC))
     _console.print(
@@ -90,13 +111,18 @@ def init(
 
 @app.command()
 def start(
-    state: State = _STATE, verbose: Annotated[bool, typer.Option("--verbose")] = False
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Port to listen on; default: that of the address."),
+    ] = None,
+    state: State = STATE,
+    verbose: Annotated[bool, typer.Option("--verbose")] = False,
 ) -> None:
     """Run the server until Ctrl-C or SIGTERM; unfinished runs go on."""
     from hansa.server.serve import serve
 
     configure_logging(verbose=verbose)
-    asyncio.run(serve(StateFolder(state)))
+    asyncio.run(serve(StateFolder(state), port))
 
 
 @app.command()
@@ -107,10 +133,11 @@ def invite(
         Path | None, typer.Option(help="Write the token to this file (mode 0600).")
     ] = None,
     as_json: AsJson = False,
-    state: State = _STATE,
+    state: State = STATE,
+    server: Server = None,
 ) -> None:
     """Make a single-use token with which a merchant joins."""
-    with connect(StateFolder(state)) as client:
+    with connect(StateFolder(state), server) as client:
         invitation = client.invite(merchant, hours)
     if out is not None:
         write_atomically(out, invitation.token.encode() + b"\n", mode=0o600)
@@ -121,9 +148,9 @@ def invite(
 
 
 @app.command()
-def merchants(as_json: AsJson = False, state: State = _STATE) -> None:
+def merchants(as_json: AsJson = False, state: State = STATE, server: Server = None) -> None:
     """List the members and the open invitations."""
-    with connect(StateFolder(state)) as client:
+    with connect(StateFolder(state), server) as client:
         found = client.merchants()
     if as_json:
         _print_json([_plain(merchant) for merchant in found])
@@ -143,10 +170,12 @@ def merchants(as_json: AsJson = False, state: State = _STATE) -> None:
 
 @app.command()
 def revoke(
-    merchant: Annotated[str, typer.Argument(help="Name of the merchant.")], state: State = _STATE
+    merchant: Annotated[str, typer.Argument(help="Name of the merchant.")],
+    state: State = STATE,
+    server: Server = None,
 ) -> None:
     """End a membership at once; its certificate is refused from now on."""
-    with connect(StateFolder(state)) as client:
+    with connect(StateFolder(state), server) as client:
         client.revoke(merchant)
     typer.echo(f"{merchant} is no member any more")
 
@@ -156,7 +185,14 @@ def check(plan: PlanFile, as_json: AsJson = False) -> None:
     """Show what a plan costs each shopper, before anything starts."""
     from hansa.server.plan_check import check_plan
 
-    cost = check_plan(read_plan(plan))
+    found = read_any_plan(plan)
+    if isinstance(found, FlowerPlan):
+        typer.echo(
+            f"{found.client_app} decides by itself what it lets out: no epsilon can be stated; "
+            "each merchant must allow it by name"
+        )
+        return
+    cost = check_plan(found)
     if as_json:
         _print_json(cost.model_dump())
         return
@@ -174,13 +210,59 @@ def check(plan: PlanFile, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def simulate(
+    plan: PlanFile,
+    merchants: Annotated[int, typer.Option(min=1, help="Number of virtual merchants.")],
+    rounds: Annotated[int | None, typer.Option(help="Instead of the plan's.")] = None,
+    cohort: Annotated[int | None, typer.Option(help="Instead of the plan's.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Our own, or Flower's simulation on Ray.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train at a time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Public; the same seed gives the same model.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(help="Exports or a site to divide; default: synthetic shops.")
+    ] = None,
+    split: Annotated[
+        Literal["category", "size"], typer.Option(help="How --data is divided.")
+    ] = "category",
+    base_model: Annotated[
+        list[str] | None,
+        typer.Option(envvar="HANSA_BASE_MODEL", help="NAME=FOLDER; default: installed MiniLM."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Keep the model and report here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a plan with virtual merchants on this machine; no merchant takes part."""
+    from hansa.server.simulation import command
+    from hansa.server.simulation.room import SimulationRequest, adapt
+
+    request = SimulationRequest(
+        plan=adapt(read_plan(plan), rounds=rounds, cohort=cohort),
+        merchants=merchants,
+        seed=seed,
+        engine=engine,
+        workers=workers,
+        base_models=parse_base_models(base_model or []),
+        data=data,
+        split=split,
+    )
+    report = command.run(request, out, quiet=as_json)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        command.show(report, _console)
+
+
+@app.command()
 def pack(
     run: RunName,
     out: Annotated[Path, typer.Option(help="File to write.")],
-    state: State = _STATE,
+    state: State = STATE,
+    server: Server = None,
 ) -> None:
     """Write the auditor's evidence of a run; 'hansa-audit verify' checks it."""
-    with connect(StateFolder(state)) as client:
+    with connect(StateFolder(state), server) as client:
         data = client.pack(run)
     write_atomically(out, data)
     typer.echo(f"{len(data)} bytes of evidence written to {out}")
@@ -191,11 +273,12 @@ def run_start(
     plan: PlanFile,
     wait: Annotated[bool, typer.Option(help="Show the rounds until the run has ended.")] = True,
     as_json: AsJson = False,
-    state: State = _STATE,
+    state: State = STATE,
+    server: Server = None,
 ) -> None:
     """Launch a run; exit code 10 when it fails."""
-    checked = read_plan(plan)
-    with connect(StateFolder(state)) as client:
+    checked = read_any_plan(plan)
+    with connect(StateFolder(state), server) as client:
         run = client.start_run(checked)
         if wait:
             run = _watch(client, run.run_id, quiet=as_json)
@@ -205,9 +288,9 @@ def run_start(
 
 
 @run_app.command("list")
-def run_list(as_json: AsJson = False, state: State = _STATE) -> None:
+def run_list(as_json: AsJson = False, state: State = STATE, server: Server = None) -> None:
     """List all runs, newest first."""
-    with connect(StateFolder(state)) as client:
+    with connect(StateFolder(state), server) as client:
         runs = client.runs()
     if as_json:
         _print_json([_plain(run) for run in runs])
@@ -222,16 +305,18 @@ def run_list(as_json: AsJson = False, state: State = _STATE) -> None:
 
 
 @run_app.command("show")
-def run_show(run: RunName, as_json: AsJson = False, state: State = _STATE) -> None:
+def run_show(
+    run: RunName, as_json: AsJson = False, state: State = STATE, server: Server = None
+) -> None:
     """Show one run with its rounds: who took part, who did not, and why."""
-    with connect(StateFolder(state)) as client:
+    with connect(StateFolder(state), server) as client:
         _show_run(client.run(run), as_json)
 
 
 @run_app.command("stop")
-def run_stop(run: RunName, state: State = _STATE) -> None:
+def run_stop(run: RunName, state: State = STATE, server: Server = None) -> None:
     """End a run; merchants that are training finish and are not asked again."""
-    with connect(StateFolder(state)) as client:
+    with connect(StateFolder(state), server) as client:
         client.stop_run(run)
     typer.echo(f"{run} is being stopped")
 

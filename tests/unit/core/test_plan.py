@@ -25,7 +25,7 @@ def test_the_digest_depends_on_every_field_and_on_nothing_else() -> None:
         ({"privacy": {**MINIMAL["privacy"], "noise_multiplier": 0}}, "privacy.noise_multiplier"),
         ({"privacy": {**MINIMAL["privacy"], "sampling_rate": 1.5}}, "privacy.sampling_rate"),
         ({"privacy": {**MINIMAL["privacy"], "delta": 0.5}}, "privacy.delta"),
-        ({"federation": {"rounds": 0, "quorum": 1}}, "federation.rounds"),
+        ({"federation": {"rounds": -1, "quorum": 1}}, "federation.rounds"),
         ({"federation": {"rounds": 1}}, "federation.quorum"),
         ({"training": {"trains": "everything"}}, "training.trains"),
     ],

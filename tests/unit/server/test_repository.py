@@ -2,6 +2,7 @@
 
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from hansa.server.releases.keys import (
     load_offline_keys,
     load_online_keys,
 )
+from hansa.server.releases.repository import ReleaseRepository
 from hansa.server.releases.writer import sole_writer
 from tests.fakes.release_source import FakeReleaseSource
 from tests.fakes.release_world import CHANNEL, TODAY, ReleaseWorld, manifest_of
@@ -265,11 +267,37 @@ def test_a_repository_is_created_once(world: ReleaseWorld) -> None:
 
 
 def test_two_processes_do_not_publish_at_once(world: ReleaseWorld) -> None:
+    hasty = ReleaseRepository(
+        world.repository_folder, load_online_keys(world.online), patience_s=0.0
+    )
     with (
         sole_writer(world.repository_folder),
         pytest.raises(ConflictError, match="another process"),
     ):
-        world.release(1)
+        hasty.refresh_timestamp(TODAY)
+
+
+def test_servers_that_write_at_the_same_moment_wait_for_each_other(world: ReleaseWorld) -> None:
+    """Each has a publisher of its own; no number is given twice, no file is lost or torn."""
+    world.release(1)
+    before = world.files.timestamp().signed.version
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(world.repository.refresh_timestamp, TODAY) for _ in range(20)] + [
+            pool.submit(world.release, 2)
+        ]:
+            done.result()
+    assert world.files.timestamp().signed.version == before + 21
+    assert world.repository.versions(CHANNEL) == [1, 2]
+
+
+def test_the_release_of_a_run_is_found_also_behind_newer_ones(world: ReleaseWorld) -> None:
+    """Two servers release two runs at the same time; the one that crashed looks for its own."""
+    files = {"model.onnx": b"model"}
+    for version, run in enumerate(("first", "second"), start=1):
+        manifest = manifest_of(files, version, run=run)
+        world.repository.publish(world.artifact(files, version), manifest, TODAY)
+    found = [world.repository.made_by(CHANNEL, run) for run in ("first", "second", "third")]
+    assert [None if one is None else one.version for one in found] == [1, 2, None]
 
 
 @pytest.mark.parametrize(
