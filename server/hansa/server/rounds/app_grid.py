@@ -18,7 +18,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, Metadata, RecordDict
-from flwr.serverapp import Grid
 from sqlalchemy.exc import SQLAlchemyError
 
 from hansa.core.content import Content
@@ -36,6 +35,7 @@ from hansa.server.rounds.flower import (
     to_records,
 )
 from hansa.server.rounds.grid import REFUSED_CODE, Plane
+from hansa.server.rounds.round_grid import FlowerRun, OurGrid
 from hansa.server.state.runs import Refusal
 from hansa.server.state.tables import TaskRow
 from hansa.server.state.tasks import NewTask
@@ -56,13 +56,6 @@ class AppEnded(BaseException):
     def __init__(self, fault: Exception | None) -> None:
         super().__init__(str(fault))
         self.fault = fault
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """The part of Flower's ``Run`` that anything reads."""
-
-    run_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +82,7 @@ def _guarded(
     return guarded
 
 
-class AppGrid(Grid):
+class AppGrid(OurGrid):
     """What a ServerApp's ``main`` is given. It may be called from several threads."""
 
     def __init__(
@@ -128,26 +121,10 @@ class AppGrid(Grid):
         """Ends the app at its next look at the Grid, and whatever threads it left behind."""
         self._is_cut.set()
 
-    def set_run(self, run: Any) -> None:
-        """The run is fixed at construction; Flower's own run object is not used."""
-
     @property
     def run(self) -> Any:
         """An object with Flower's ``run_id``."""
-        return _Run(run_id=flower_id(self._run_id))
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message as Flower's older interface makes them."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
+        return FlowerRun(run_id=flower_id(self._run_id))
 
     @_guarded
     def get_node_ids(self) -> list[int]:

@@ -16,7 +16,7 @@ from hansa.core.storage import BlobStore
 from hansa.server.rounds.codec import PlaneCodec
 from hansa.server.rounds.flower import OPERATOR_NODE_ID, make_reply, read_records, to_content
 from hansa.server.rounds.records import blob_of
-from hansa.server.rounds.round_grid import RoundGrid
+from hansa.server.rounds.round_grid import FlowerRun, RoundGrid
 from hansa.server.state.members import Members
 from hansa.server.state.tables import TaskRow
 from hansa.server.state.tasks import NewTask, Tasks
@@ -39,13 +39,6 @@ class Plane:
     tasks: Tasks
     blobs: BlobStore
     switchboard: Switchboard
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """The part of Flower's ``Run`` that anything reads."""
-
-    run_id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,26 +93,10 @@ class GrpcGrid(RoundGrid):
         """Asks these merchants no more in this run (their budget is spent)."""
         self._excluded.update(merchants)
 
-    def set_run(self, run: Any) -> None:
-        """The run is fixed at construction; Flower's own run object is not used."""
-
     @property
     def run(self) -> Any:
         """An object with Flower's ``run_id``; strategies never read it."""
-        return _Run(run_id=1)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message as Flower's older interface makes them."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
+        return FlowerRun(run_id=1)
 
     def get_node_ids(self) -> list[int]:
         """Node ids of the merchants that were online, and not excluded, when the phase began."""

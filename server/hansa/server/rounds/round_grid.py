@@ -1,16 +1,45 @@
-"""What the loop over rounds needs of a Grid beyond Flower's own calls."""
+"""What all our Grids share, and what the loop over rounds needs of one beyond Flower's calls."""
 
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from hansa.core.ids import MerchantId
 from hansa.server.state.tables import TaskRow
 
 
-class RoundGrid(Grid):
+@dataclass(frozen=True, kw_only=True)
+class FlowerRun:
+    """The part of Flower's ``Run`` that anything reads."""
+
+    run_id: int
+
+
+class OurGrid(Grid):
+    """What Flower's older interface asks of a Grid, the same for all of ours."""
+
+    def set_run(self, run: Any) -> None:
+        """The run is fixed at construction; Flower's own run object is not used."""
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message as Flower's older interface makes them."""
+        return Message(
+            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
+        )
+
+
+class RoundGrid(OurGrid):
     """A Grid that knows rounds: the same loop runs on the plane and in a simulation."""
 
     @abstractmethod

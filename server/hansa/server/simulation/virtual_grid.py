@@ -13,7 +13,7 @@ from hansa.core.content import Content
 from hansa.core.errors import InvalidInputError
 from hansa.core.ids import MerchantId, RunId, task_id
 from hansa.server.rounds.flower import OPERATOR_NODE_ID, make_reply, to_content, to_records
-from hansa.server.rounds.round_grid import RoundGrid
+from hansa.server.rounds.round_grid import FlowerRun, RoundGrid
 from hansa.server.state.tables import TaskRow
 
 _RUN = 1
@@ -31,13 +31,6 @@ class Step:
 
 Watch = Callable[[Step], None]
 """Is told of every answer, for a progress bar."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """The part of Flower's ``Run`` that anything reads."""
-
-    run_id: int
 
 
 class VirtualGrid(RoundGrid):
@@ -104,26 +97,10 @@ class VirtualGrid(RoundGrid):
         ids = [task_id(self._run_id, round_number, phase, merchant) for merchant in merchants]
         return [self._rows[name] for name in ids if name in self._rows]
 
-    def set_run(self, run: Any) -> None:
-        """The run is fixed at construction; Flower's own run object is not used."""
-
     @property
     def run(self) -> Any:
         """An object with Flower's ``run_id``; strategies never read it."""
-        return _Run(run_id=_RUN)
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message as Flower's older interface makes them."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
+        return FlowerRun(run_id=_RUN)
 
     def get_node_ids(self) -> list[int]:
         """Node ids of the virtual merchants that the next messages reach."""
