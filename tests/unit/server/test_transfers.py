@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,49 @@ def test_what_gathers_while_the_disk_is_slow_is_bounded() -> None:
     asyncio.run(watched())
     assert sink.stored == bytes(range(20))
     assert max(sink.batches) <= 4
+
+
+def test_between_two_pieces_of_whatever_streams_other_calls_get_their_turn() -> None:
+    """All pieces of 16 streams are there at once; whoever else runs meets one or two at a time."""
+    taken, met = 0, []
+
+    async def ready() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(10):
+            taken += 1
+            yield b"x"
+
+    async def others() -> None:
+        while True:
+            met.append(taken)
+            await asyncio.sleep(0)
+
+    async def all_at_once() -> None:
+        transfers = Transfers()
+        watching = asyncio.create_task(others())
+        await asyncio.gather(*(transfers.receive(ready(), Sink()) for _ in range(16)))
+        watching.cancel()
+
+    asyncio.run(all_at_once())
+    first = met.index(16)  # each stream has asked once
+    steps = [later - earlier for earlier, later in pairwise(met[first:])]
+    assert taken == 160
+    assert max(steps) <= 2
+
+
+def test_a_stream_that_is_silent_stops_no_other() -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async def both() -> Sink:
+        transfers, sink = Transfers(), Sink()
+        stuck = asyncio.create_task(transfers.receive(silent(), Sink()))
+        await asyncio.wait_for(transfers.receive(stream([b"y"] * 20), sink), 20)
+        stuck.cancel()
+        return sink
+
+    assert asyncio.run(both()).stored == b"y" * 20
 
 
 def test_a_fault_of_the_disk_ends_the_stream() -> None:
