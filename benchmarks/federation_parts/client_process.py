@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.federation_parts.payload import reply
+from benchmarks.federation_parts.payload import noised_reply, reply
 from benchmarks.federation_parts.processes import die_with_parent
+from hansa.client.entropy import SystemEntropy
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.node.codec import TaskCodec
 from hansa.client.node.loop import NodeLoop
 from hansa.client.node.outbox import Outbox
+from hansa.client.node.secure import SecureRounds
 from hansa.client.node.work import Worker
 from hansa.client.site import Site
 from hansa.core.content import Content
@@ -52,7 +54,11 @@ class ConstantStep:
         task = Content.from_bytes(contents[0])
         number = int(str(task.configs["config"]["server-round"]))
         time.sleep(self.train_s)
-        answer = reply(task.arrays["arrays"], self.merchant, number)
+        model = task.arrays["arrays"]
+        if plan.privacy.distributed_noise is not None:
+            answer = noised_reply(plan, model)
+        else:
+            answer = reply(model, self.merchant, number)
         mark = {"site": self.merchant, "round": number, "began": began, "ended": time.monotonic()}
         with self.marks.open("a") as file:
             file.write(json.dumps(mark) + "\n")
@@ -71,7 +77,8 @@ def take_part(site: Site, marks: Path, train_s: float, stop: threading.Event) ->
     with LedgerStore.open(site.ledger) as store:
         outbox, contexts = Outbox(site.outbox), BlobStore(site.contexts)
         codec = TaskCodec.of(site, store.ledger)
-        worker = Worker(settings, store, outbox, contexts, application, utc_now, codec)
+        secure = SecureRounds(site, SystemEntropy(), utc_now)
+        worker = Worker(settings, store, outbox, contexts, application, utc_now, codec, secure)
         NodeLoop(site, settings, worker).run(stop)
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hansa.client.entropy import SystemEntropy
 from hansa.core.content import Content
 from hansa.core.plan import RunPlan, parse_plan
+from hansa.core.privacy.mechanism import AesNormal
+from hansa.core.privacy.noise_share import NOISED_SUM, NoiseShare
 from hansa.core.update import Arrays
 
 SEED = 20_231
@@ -41,11 +44,16 @@ PAYLOADS: Mapping[str, Payload] = {
     "full": Payload(arrays=100, shape=(225_000,)),
     "lora": Payload(arrays=24, shape=(8, 384)),
     "chaos": Payload(arrays=12, shape=(32, 1_024)),
+    "tower-25": Payload(arrays=2, shape=(64, 50)),
+    "tower-600": Payload(arrays=2, shape=(200, 375)),
 }
-"""1 MB, 90 MB, 0.3 MB (74k parameters: two rank-8 adapters in each of 12 layers) and 1.6 MB."""
+"""1 MB, 90 MB, 0.3 MB (74k parameters: two rank-8 adapters in each of 12 layers), 1.6 MB, and
+towers of 25 and 600 KB."""
 
 
-def bench_plan(payload: str, **federation: object) -> RunPlan:
+def bench_plan(
+    payload: str, distributed_noise: dict[str, object] | None = None, **federation: object
+) -> RunPlan:
     """A plan over a payload; a round costs an epsilon of about 0.001, so that many can be run."""
     limits: dict[str, object] = {
         "rounds": 1,
@@ -55,7 +63,13 @@ def bench_plan(payload: str, **federation: object) -> RunPlan:
         "tail_fraction": 0.01,
         **federation,
     }
-    privacy = {"sampling_rate": 0.01, "expected_shoppers": 100, "noise_multiplier": 100.0}
+    privacy: dict[str, object] = {
+        "sampling_rate": 0.01,
+        "expected_shoppers": 100,
+        "noise_multiplier": 100.0,
+    }
+    if distributed_noise is not None:
+        privacy = {**privacy, "distributed_noise": distributed_noise}
     plan = {
         "name": f"bench-{payload}",
         "model": {"base": payload},
@@ -85,3 +99,12 @@ def reply(model: Arrays, merchant: str, round_number: int) -> bytes:
     """The update as the content file that leaves the merchant."""
     arrays = trained(model, merchant, round_number)
     return Content(arrays={"arrays": arrays}, metrics={"metrics": {"num-examples": 1}}).to_bytes()
+
+
+def noised_reply(plan: RunPlan, model: Arrays) -> bytes:
+    """A step's sum of ones with its share of the noise, as the app of such a plan returns it."""
+    size = sum(array.size for array in model.values())
+    stream = AesNormal.fresh(SystemEntropy())
+    steps = NoiseShare.of(plan, size).integers(np.ones(size), stream)
+    content = {"arrays": {NOISED_SUM: steps}}
+    return Content(arrays=content, metrics={"metrics": {"num-examples": 1}}).to_bytes()

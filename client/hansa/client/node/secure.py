@@ -22,6 +22,7 @@ from hansa.core.errors import ConflictError, NotFoundError
 from hansa.core.ids import MerchantId, RunId
 from hansa.core.plan import RunPlan
 from hansa.core.privacy.mechanism import Entropy
+from hansa.core.privacy.noise_share import noised_sum
 from hansa.core.secure.member import Member
 from hansa.core.secure.messages import SECURE
 from hansa.core.secure.protocol import KEYS, SHARES, SURVIVORS, Setting
@@ -182,15 +183,22 @@ class Masking:
     def mask(self, reply: bytes) -> bytes:
         """The application's update, masked; from now on this round masks nothing else.
 
+        With distributed noise the application gives integers that hold a share of the noise, and
+        only their sum is noised enough for anybody's eyes; no norm of one part is looked at.
+
         Raises:
             UpdateRejectedError: the update is not a finite, bounded step from the round's model.
-            InvalidInputError: the application's reply is no content file.
+            InvalidInputError: the application's reply is no content file, or not the plan's.
         """
+        arrays = Content.from_bytes(reply).arrays.get(_ARRAYS, {})
+        if self._plan.privacy.distributed_noise is not None:
+            steps = noised_sum(arrays, size_of(self._request.arrays[_ARRAYS]))
+            self._rounds.keep(self._name, self._state)
+            return self._member.masked_integers(self._state, steps).to_bytes()
         model = self._request.arrays[_ARRAYS]
-        update = Content.from_bytes(reply).arrays.get(_ARRAYS, {})
-        check_update(model, update, max_norm=self._plan.federation.max_update_norm)
+        check_update(model, arrays, max_norm=self._plan.federation.max_update_norm)
         self._rounds.keep(self._name, self._state)
-        return self._member.masked(self._state, difference(model, update)).to_bytes()
+        return self._member.masked(self._state, difference(model, arrays)).to_bytes()
 
 
 def _prefix(name: RoundName) -> str:

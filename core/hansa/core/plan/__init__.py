@@ -15,18 +15,21 @@ from hansa.core.plan.federation import (
     QuarantineSpec,
     SecureAggregationSpec,
 )
+from hansa.core.plan.noise import DistributedNoiseSpec
 from hansa.core.plan.part import Fraction, Name, PlanPart
 from hansa.core.plan.privacy import PrivacySpec
 from hansa.core.plan.run import CompressionSpec, RunPlan, parse_plan, read_plan, read_yaml
-from hansa.core.plan.training import ModelSpec, TaskSpec, TrainingSpec
+from hansa.core.plan.training import AdamWSpec, ModelSpec, TaskSpec, TrainingSpec
 
 __all__ = [
     "LARGEST_GROUP",
     "SMALLEST_SUM",
     "SUMMABLE_STRATEGIES",
+    "AdamWSpec",
     "BufferSpec",
     "CodecSpec",
     "CompressionSpec",
+    "DistributedNoiseSpec",
     "FederationSpec",
     "Fraction",
     "ModelSpec",

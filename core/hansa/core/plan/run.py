@@ -45,13 +45,44 @@ class RunPlan(PlanPart):
     def _release_needs_a_servable_model(self) -> "RunPlan":
         if self.compression is not None and self.training.trains != "tower":
             raise ValueError(
-                "only a tower run can be released yet: set 'compression: null' for lora"
+                "only a tower run can be released yet: set 'compression: null' for "
+                f"{self.training.trains}"
             )
         if self.federation.rounds == 0:
             return self._watches()
         if self.privacy.evaluation_noise_multiplier is not None and self.compression is None:
             raise ValueError(
                 "only a run that releases is evaluated: leave evaluation_noise_multiplier out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_can_be_distributed(self) -> "RunPlan":
+        """Each step is a secure round of its own; only its sum is noised enough to be shown."""
+        spec, federation = self.privacy.distributed_noise, self.federation
+        if spec is None:
+            return self
+        if federation.secure_aggregation is None:
+            raise ValueError("distributed_noise needs federation.secure_aggregation: set it")
+        if self.training.local_steps != 1 or self.training.devices != 1:
+            raise ValueError(
+                "with distributed_noise each step is a round: set local_steps and devices to 1"
+            )
+        if federation.quorum - spec.colluders < 1:
+            raise ValueError(
+                f"a quorum of {federation.quorum} with {spec.colluders} colluders leaves no honest "
+                "share of the noise: raise the quorum or lower the colluders"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_group_has_its_turn(self) -> "RunPlan":
+        """A round with fewer steps than bands would leave some units out of it."""
+        spec = self.privacy.banded_noise
+        if spec is not None and spec.bands > self.training.local_steps:
+            raise ValueError(
+                "banded_noise needs at least as many local_steps as bands: "
+                f"{self.training.local_steps} steps cannot have {spec.bands} bands"
             )
         return self
 

@@ -27,6 +27,9 @@ DRAWS: Final = 4
 
 _UNIFORM_STEP: Final = 2.0**-53
 
+_BLOCK: Final = 1 << 15
+"""Values that are made together, so that what lies between fits into the processor's cache."""
+
 
 class Entropy(Protocol):
     """A source of bytes that nobody can predict."""
@@ -70,18 +73,23 @@ class AesNormal:
         """Shows nothing of the key."""
         return "AesNormal(...)"
 
-    def _uniforms(self, n: int) -> npt.NDArray[np.float64]:
+    def uniforms(self, n: int) -> npt.NDArray[np.float64]:
         """Uniforms on the open interval (0, 1), shape ``(n,)``."""
         words = _words(self._stream.update(bytes(8 * n)))
         return (words.astype(np.float64) + 0.5) * _UNIFORM_STEP
 
     def _draw(self, n: int) -> npt.NDArray[np.float64]:
-        """Standard Gaussians by Box and Muller, shape ``(n,)``."""
+        """Standard Gaussians by Box and Muller, shape ``(n,)``.
+
+        Cosine and sine of the angle come from the tangent of its half, within one unit in the last
+        place: one vectorised function instead of two slow ones.
+        """
         pairs = (n + 1) // 2
-        uniforms = self._uniforms(2 * pairs)
-        radius = np.sqrt(-2.0 * np.log(uniforms[:pairs]))
-        angle = 2.0 * math.pi * uniforms[pairs:]
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:n]
+        uniforms = self.uniforms(2 * pairs)
+        tangent = np.tan(math.pi * uniforms[pairs:])
+        square = tangent * tangent
+        scale = np.sqrt(-2.0 * np.log(uniforms[:pairs])) / (1.0 + square)
+        return np.concatenate([scale * (1.0 - square), scale * (2.0 * tangent)])[:n]
 
     def normal(self, size: int, *, std: float = 1.0) -> npt.NDArray[np.float64]:
         """Independent Gaussian noise.
@@ -102,9 +110,12 @@ class AesNormal:
                 "noise needs a size and a finite standard deviation of at least 0"
             )
         total = np.zeros(size, dtype=np.float64)
-        for _ in range(DRAWS):
-            total += self._draw(size)
-        return total * (std / math.sqrt(DRAWS))
+        for start in range(0, size, _BLOCK):
+            block = total[start : start + _BLOCK]
+            for _ in range(DRAWS):
+                block += self._draw(len(block))
+            block *= std / math.sqrt(DRAWS)
+        return total
 
 
 def poisson_sample(n: int, q: float, entropy: Entropy) -> npt.NDArray[np.int64]:

@@ -21,6 +21,7 @@ from hansa.core.ids import MerchantId
 from hansa.core.privacy.mechanism import Entropy
 from hansa.core.secure import shamir
 from hansa.core.secure.commitments import commit_seed, commit_share
+from hansa.core.secure.fixed_point import Ring
 from hansa.core.secure.masks import KEY_BYTES, Purpose, add_mask, agree, derive, public_half
 from hansa.core.secure.messages import (
     DIGEST_BYTES,
@@ -131,8 +132,14 @@ class Member:
         Raises:
             InvalidInputError: a value is not finite.
         """
+        return self._hidden(state, self.setting.coding.encode(values))
+
+    def masked_integers(self, state: MemberState, steps: npt.NDArray[np.int64]) -> Content:
+        """Stage 3 for values that are steps of the coding's grid already, shape ``(n,)``."""
+        return self._hidden(state, steps.astype(self.setting.coding.dtype))
+
+    def _hidden(self, state: MemberState, total: Ring) -> Content:
         roster = self._roster(state)
-        total = self.setting.coding.encode(values)
         own_key = derive(bytes.fromhex(state.seed), Purpose.SELF_MASK, roster.digest, self.merchant)
         add_mask(total, own_key, sign=1)
         for name in map(MerchantId, state.sharers):

@@ -21,6 +21,7 @@ from hansa.core.content import Content
 from hansa.core.errors import HansaError, QuorumNotMetError, UpdateRejectedError
 from hansa.core.ids import MerchantId, RunId
 from hansa.core.plan import RunPlan
+from hansa.core.privacy.noise_share import mean_step
 from hansa.core.secure import collector
 from hansa.core.secure.collector import Agreed, Dealt, Masked, MaskedSum, Rejected
 from hansa.core.secure.messages import names_content
@@ -140,7 +141,7 @@ class SecureRound:
         masked = stage.train(dealt, asked, size)
         agreed = stage.votes(masked)
         total = stage.unmask(agreed)
-        mean = moved(model, total / len(masked.survivors))
+        mean = moved(model, mean_step(self.plan, total, len(masked.survivors)))
         try:
             check_update(model, mean, max_norm=self.plan.federation.max_update_norm)
         except UpdateRejectedError as error:

@@ -1,0 +1,1 @@
+"""One script a claim about privacy; ``benchmarks/privacy.py`` runs them all."""
