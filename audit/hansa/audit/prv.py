@@ -29,7 +29,15 @@ from scipy.fft import irfft, next_fast_len, rfft  # type: ignore[import-untyped]
 from scipy.special import ndtr  # type: ignore[import-untyped]
 
 from hansa.core.errors import InvalidInputError
-from hansa.core.privacy.events import Gaussian, PoissonGaussian, PrivacyEvent, merge
+from hansa.core.privacy.events import (
+    BandedGaussian,
+    DistributedGaussian,
+    Gaussian,
+    PoissonGaussian,
+    PrivacyEvent,
+    RepeatAndSelect,
+    merge,
+)
 
 EPS_ERROR: Final = 0.01
 MIN_DELTA: Final = 1e-10
@@ -124,8 +132,8 @@ def epsilon_prv(
         eps_error: how far above the truth the result may lie; smaller is slower.
 
     Raises:
-        InvalidInputError: an event is unknown, an argument is out of bounds, or the loss is so
-            large that it needs more than 2^24 grid points.
+        InvalidInputError: an event is unknown or a search, the units differ, an argument is out of
+            bounds, or the loss is so large that it needs more than 2^24 grid points.
     """
     if not (MIN_DELTA <= delta < 1.0 and 0.0 < eps_error <= 1.0):
         raise InvalidInputError(
@@ -145,15 +153,31 @@ def _epsilon(events: tuple[PrivacyEvent, ...], delta: float, eps_error: float) -
 def _losses(events: Sequence[PrivacyEvent], removing: bool) -> list[_Loss]:
     losses = []
     for event in events:
-        match event:
-            case PoissonGaussian():
-                rate, noise, count = event.sampling_rate, event.noise_multiplier, event.steps
-            case Gaussian():
-                rate, noise, count = 1.0, event.noise_multiplier, event.releases
+        rate, noise, count = _release(event)
         if rate == 1.0:  # Gaussians compose exactly into one with less noise
             noise, count = noise / math.sqrt(count), 1
         losses.append(_Loss(rate=rate, noise=noise, count=count, removing=removing))
     return losses
+
+
+def _release(event: PrivacyEvent) -> tuple[float, float, int]:
+    """The event's dominating pair: sampling rate, noise over sensitivity, number of draws.
+
+    A banded run moves by the root of the participations. Of a distributed sum one merchant's unit
+    is one part, and the event's noise is what honest shares guarantee.
+    """
+    match event:
+        case PoissonGaussian() | DistributedGaussian():
+            return event.sampling_rate, event.noise_multiplier, event.steps
+        case Gaussian():
+            return 1.0, event.noise_multiplier, event.releases
+        case BandedGaussian():
+            moved = math.sqrt(event.participations)
+            return 1.0, event.noise_multiplier / moved, event.releases
+        case RepeatAndSelect():
+            raise InvalidInputError(
+                "a search on private data has no dominating pair; its only account is RDP"
+            )
 
 
 def _one_way(losses: Sequence[_Loss], delta: float, eps_error: float) -> float:

@@ -15,7 +15,7 @@ from hansa.core.plan.federation import (
     QuarantineSpec,
     SecureAggregationSpec,
 )
-from hansa.core.plan.noise import DistributedNoiseSpec
+from hansa.core.plan.noise import BandedNoiseSpec, DistributedNoiseSpec
 from hansa.core.plan.part import Fraction, Name, PlanPart
 from hansa.core.plan.privacy import PrivacySpec
 from hansa.core.plan.run import CompressionSpec, RunPlan, parse_plan, read_plan, read_yaml
@@ -26,6 +26,7 @@ __all__ = [
     "SMALLEST_SUM",
     "SUMMABLE_STRATEGIES",
     "AdamWSpec",
+    "BandedNoiseSpec",
     "BufferSpec",
     "CodecSpec",
     "CompressionSpec",

@@ -47,6 +47,9 @@ SMALLEST_SUM = 3
 LARGEST_GROUP = 1000
 """Members of a secure round where the plan has no cohort: the sums must not overflow."""
 
+LARGEST_BLOCK = 16_384
+"""Members times prepared rounds: what one member deals is then at most 4 MB."""
+
 
 class SecureAggregationSpec(PlanPart):
     """The server learns only the sum of the updates.
@@ -56,12 +59,16 @@ class SecureAggregationSpec(PlanPart):
         CCS 2017.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"prepared_rounds"})
+
     threshold_fraction: Annotated[float, Field(gt=0.5, le=1.0)] = 0.67
     """Share of the cohort that must answer to the end; with fewer, nothing is revealed."""
     fraction_bits: Annotated[int, Field(ge=8, le=40)] = 24
     """Binary places of the fixed-point numbers in which the updates are summed."""
     max_abs: Annotated[float, Field(gt=0.0, le=1e6)] = 8.0
     """Each value of an update's difference from the model is cut to at most this."""
+    prepared_rounds: Annotated[int, Field(ge=1, le=256)] = 1
+    """Keys and shares are made for so many rounds at once, each with secrets of its own."""
 
 
 class CodecSpec(PlanPart):
@@ -152,7 +159,18 @@ class FederationSpec(PlanPart):
                 "each member sees the other's update"
             )
         self.coding()
+        self._check_block()
         return self
+
+    def _check_block(self) -> None:
+        spec, coding = self.secure_aggregation, self.coding()
+        if spec is None or coding is None or spec.prepared_rounds == 1:
+            return
+        if coding.largest_group * spec.prepared_rounds > LARGEST_BLOCK:
+            raise ValueError(
+                f"{coding.largest_group} members * {spec.prepared_rounds} prepared rounds are more "
+                f"than {LARGEST_BLOCK}; lower prepared_rounds, or set a smaller cohort"
+            )
 
     def coding(self) -> FixedPoint | None:
         """The fixed-point numbers of secure sums; None without secure aggregation.

@@ -57,6 +57,13 @@ class RunPlan(PlanPart):
         return self
 
     @model_validator(mode="after")
+    def _records_stand_alone(self) -> "RunPlan":
+        """A purchase that lifts a shopper over a higher bar would bring all its others along."""
+        if self.privacy.unit == "record" and self.task.min_history_items > 2:
+            raise ValueError("with unit 'record' set task.min_history_items to at most 2")
+        return self
+
+    @model_validator(mode="after")
     def _noise_can_be_distributed(self) -> "RunPlan":
         """Each step is a secure round of its own; only its sum is noised enough to be shown."""
         spec, federation = self.privacy.distributed_noise, self.federation
@@ -67,6 +74,11 @@ class RunPlan(PlanPart):
         if self.training.local_steps != 1 or self.training.devices != 1:
             raise ValueError(
                 "with distributed_noise each step is a round: set local_steps and devices to 1"
+            )
+        if self.training.optimizer != "sgd" or self.training.weight_decay:
+            raise ValueError(
+                "with distributed_noise the server takes the step: set optimizer to sgd without "
+                "weight_decay, and choose a strategy such as FedAdam for its momentum"
             )
         if federation.quorum - spec.colluders < 1:
             raise ValueError(

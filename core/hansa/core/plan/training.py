@@ -78,7 +78,9 @@ class TrainingSpec(PlanPart):
     @model_validator(mode="after")
     def _fields_belong_to_what_is_trained(self) -> "TrainingSpec":
         if self.trains != "top_layers" and "top_layers" in self.model_fields_set:
-            raise ValueError(f"top_layers says nothing where {self.trains} is trained; leave it out")
+            raise ValueError(
+                f"top_layers says nothing where {self.trains} is trained; leave it out"
+            )
         if self.optimizer != "adamw" and "adamw" in self.model_fields_set:
             raise ValueError("adamw says nothing to sgd: leave it out, or set 'optimizer: adamw'")
         return self

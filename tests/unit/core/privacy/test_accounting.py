@@ -9,12 +9,22 @@ from hypothesis import strategies as st
 from hansa.core.errors import InvalidInputError
 from hansa.core.privacy.accounting import (
     accountants,
-    calibrate_noise,
     epsilon_pld,
     epsilon_rdp,
+    epsilon_reference,
+    exceeding,
+    reference_accountant,
     round_up,
 )
-from hansa.core.privacy.events import Gaussian, PoissonGaussian, PrivacyEvent
+from hansa.core.privacy.events import (
+    BandedGaussian,
+    DistributedGaussian,
+    Gaussian,
+    PoissonGaussian,
+    PrivacyEvent,
+    RepeatAndSelect,
+    times,
+)
 
 DELTA = 1e-5
 
@@ -125,26 +135,135 @@ def test_what_is_no_epsilon_is_not_shown(epsilon: float) -> None:
         round_up(epsilon)
 
 
-def test_calibrated_noise_keeps_the_target_and_hardly_less_would_not() -> None:
-    noise = calibrate_noise(3.0, delta=DELTA, sampling_rate=0.1, steps=30)
-    assert epsilon_pld([steps(0.1, noise, 30)], DELTA) <= 3.0
-    assert epsilon_pld([steps(0.1, noise - 2e-3, 30)], DELTA) > 3.0
-
-
-def test_calibration_counts_what_is_already_booked() -> None:
-    booked = [Gaussian(noise_multiplier=4.0, releases=2)]
-    noise = calibrate_noise(3.0, delta=DELTA, sampling_rate=0.1, steps=30, booked=booked)
-    assert epsilon_pld([*booked, steps(0.1, noise, 30)], DELTA) <= 3.0
-    assert noise > calibrate_noise(3.0, delta=DELTA, sampling_rate=0.1, steps=30)
-
-
-def test_an_unreachable_target_is_refused() -> None:
-    booked = [Gaussian(noise_multiplier=1.0, releases=1)]
-    with pytest.raises(InvalidInputError, match="plan fewer steps"):
-        calibrate_noise(1.0, delta=DELTA, sampling_rate=0.02, steps=10, booked=booked)
-    with pytest.raises(InvalidInputError, match="above 0"):
-        calibrate_noise(0.0, delta=DELTA, sampling_rate=0.02, steps=10)
-
-
 def test_the_accountants_are_named_with_their_versions() -> None:
     assert accountants().keys() == {"google-pld", "google-rdp"}
+
+
+def banded(noise: float, participations: int, releases: int) -> BandedGaussian:
+    return BandedGaussian(
+        bands=4,
+        noise_multiplier=noise,
+        steps=4 * participations,
+        participations=participations,
+        releases=releases,
+    )
+
+
+def shared(q: float, noise: float, count: int) -> DistributedGaussian:
+    return DistributedGaussian(sampling_rate=q, noise_multiplier=noise, steps=count, honest=3)
+
+
+def search(mean: float) -> RepeatAndSelect:
+    return RepeatAndSelect(trial=(steps(0.01, 1.0, 1000),), mean=mean, shape=1.0, releases=1)
+
+
+@pytest.mark.parametrize(
+    ("events", "single"),
+    [
+        ([banded(2.0, 4, 1)], 1.0),
+        ([banded(4.0, 4, 3), Gaussian(noise_multiplier=2.0, releases=1)], 1.0),
+        ([Gaussian(noise_multiplier=3.0, releases=9)], 1.0),
+        ([steps(1.0, 2.0, 3), Gaussian(noise_multiplier=2.0, releases=1)], 1.0),
+    ],
+)
+def test_releases_without_sampling_are_one_gaussian_of_their_added_precision(
+    events: list[PrivacyEvent], single: float
+) -> None:
+    # precisions: 4 / 2^2 = 1;  12 / 4^2 + 1 / 2^2 = 1;  9 / 3^2 = 1;  3 / 2^2 + 1 / 2^2 = 1
+    one = [Gaussian(noise_multiplier=single, releases=1)]
+    assert epsilon_pld(events, DELTA) == pytest.approx(epsilon_pld(one, DELTA), abs=1e-6)
+    assert epsilon_rdp(events, DELTA) == pytest.approx(epsilon_rdp(one, DELTA), abs=1e-6)
+
+
+def test_one_draw_for_all_merchants_costs_what_the_honest_noise_costs() -> None:
+    own, together = steps(0.1, 1.0, 100), shared(0.1, 1.0, 100)
+    assert epsilon_pld([together], DELTA) == epsilon_pld([own], DELTA)
+    assert epsilon_rdp([together], DELTA) == epsilon_rdp([own], DELTA)
+    half = [steps(0.1, 1.0, 50), shared(0.1, 1.0, 50)]
+    assert epsilon_pld(half, DELTA) == pytest.approx(epsilon_pld([own], DELTA), abs=1e-9)
+
+
+@pytest.mark.parametrize(("mean", "epsilon"), [(5.0, 3.69), (10.0, 4.10), (50.0, 4.94)])
+def test_a_search_on_private_data_has_its_recorded_price(mean: float, epsilon: float) -> None:
+    assert epsilon_rdp([search(mean)], DELTA) == pytest.approx(epsilon, abs=0.01)
+
+
+def test_a_search_is_priced_by_rdp_together_with_all_else_and_pld_refuses_it() -> None:
+    book = [search(5.0), steps(0.01, 1.0, 1000)]
+    with pytest.raises(InvalidInputError, match="no privacy loss distribution"):
+        epsilon_pld(book, DELTA)
+    assert reference_accountant(book) == "google-rdp"
+    assert epsilon_reference(book, DELTA) == epsilon_rdp(book, DELTA) > epsilon_rdp(book[:1], DELTA)
+    assert reference_accountant(book[1:]) == "google-pld"
+    assert epsilon_reference(book[1:], DELTA) == epsilon_pld(book[1:], DELTA)
+
+
+def test_units_are_never_mixed_in_one_figure() -> None:
+    record = PoissonGaussian(unit="record", sampling_rate=0.1, noise_multiplier=1.0, steps=1)
+    for figure in (epsilon_pld, epsilon_rdp, epsilon_reference):
+        with pytest.raises(InvalidInputError, match="unit"):
+            figure([steps(0.1, 1.0, 1), record], DELTA)
+    assert epsilon_pld([record], DELTA) == epsilon_pld([steps(0.1, 1.0, 1)], DELTA)
+
+
+any_event = st.one_of(
+    st.builds(steps, st.floats(0.01, 0.9), st.floats(0.8, 8.0), st.integers(1, 300)),
+    st.builds(shared, st.floats(0.01, 0.9), st.floats(0.8, 8.0), st.integers(1, 300)),
+    st.builds(banded, st.floats(0.8, 8.0), st.integers(1, 6), st.integers(1, 20)),
+    st.builds(
+        lambda z, n: Gaussian(noise_multiplier=z, releases=n),
+        st.floats(0.8, 8.0),
+        st.integers(1, 20),
+    ),
+)
+
+
+@settings(deadline=None, max_examples=10)
+@given(any_event, st.integers(2, 4), st.floats(1.05, 2.0))
+def test_every_event_costs_more_when_repeated_and_less_with_more_noise(
+    event: PrivacyEvent, more: int, louder: float
+) -> None:
+    cost = epsilon_pld([event], DELTA)
+    quiet = event.model_copy(update={"noise_multiplier": event.noise_multiplier * louder})
+    assert epsilon_pld([quiet], DELTA) <= cost + 1e-3
+    assert cost <= epsilon_pld([event] * more, DELTA) + 1e-9
+    assert epsilon_rdp([event], DELTA) <= epsilon_rdp([event] * more, DELTA)
+
+
+@settings(deadline=None, max_examples=6)
+@given(st.floats(0.02, 0.4), st.floats(1.1, 2.0), st.floats(1.0, 4.0), st.integers(1, 200))
+def test_epsilon_grows_with_the_sampling_rate(q: float, wider: float, noise: float, n: int) -> None:
+    for build in (steps, shared):
+        low, high = [build(q, noise, n)], [build(q * wider, noise, n)]
+        assert epsilon_pld(low, DELTA) <= epsilon_pld(high, DELTA) + 1e-3
+        assert epsilon_rdp(low, DELTA) <= epsilon_rdp(high, DELTA) + 1e-9
+
+
+def test_a_search_costs_more_the_more_trials_it_makes_and_the_dearer_they_are() -> None:
+    costs = [epsilon_rdp([search(mean)], DELTA) for mean in (2.0, 5.0, 10.0, 50.0)]
+    assert costs == sorted(costs)
+    dearer = RepeatAndSelect(trial=(steps(0.01, 0.9, 1000),), mean=2.0, shape=1.0, releases=1)
+    assert epsilon_rdp([dearer], DELTA) > costs[0]
+    assert epsilon_rdp([times(search(2.0), 2)], DELTA) > costs[0]
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.lists(any_event, max_size=3), any_event, st.floats(0.1, 20.0))
+def test_the_short_cut_decides_exactly_as_the_reference_does(
+    booked: list[PrivacyEvent], new: PrivacyEvent, cap: float
+) -> None:
+    true = epsilon_reference([*booked, new], DELTA)
+    assert exceeding(booked, [new], DELTA, cap) == (true if true > cap else None)
+    assert exceeding(booked, [new], DELTA, true) is None
+
+
+def test_what_is_remembered_never_changes_a_figure() -> None:
+    from hansa.core.privacy import accounting, pld
+
+    book = [steps(0.01 + i / 100, 1.0 + i / 10, 20) for i in range(5)]
+    for size in range(1, 6):
+        warm = epsilon_pld(book[:size], DELTA)
+        accounting._epsilon_pld.cache_clear()
+        pld._composed.cache_clear()
+        pld._single.cache_clear()
+        assert epsilon_pld(book[:size], DELTA) == warm

@@ -101,8 +101,15 @@ def test_a_round_over_the_cap_is_refused_and_books_nothing() -> None:
 
 def test_a_refusal_is_booked_once_and_costs_nothing() -> None:
     ledger = new_ledger(cap=0.1)
-    first = ledger.refuse(task(0), plan_digest=PLAN, events=[STEP], now=NOW)
-    assert ledger.refuse(task(0), plan_digest=PLAN, events=[STEP], now=NOW) == first
+    first = ledger.refuse(
+        task(0), plan_digest=PLAN, run=RunId("run-1"), phase="train", events=[STEP], now=NOW
+    )
+    assert (
+        ledger.refuse(
+            task(0), plan_digest=PLAN, run=RunId("run-1"), phase="train", events=[STEP], now=NOW
+        )
+        == first
+    )
     assert len(ledger.entries) == 2
     assert ledger.spent_epsilon() == 0.0
     ledger.raise_cap(3.0, now=NOW)
@@ -111,7 +118,9 @@ def test_a_refusal_is_booked_once_and_costs_nothing() -> None:
 
 def test_what_keeps_to_the_cap_cannot_be_booked_as_refused() -> None:
     with pytest.raises(ConflictError, match="not over the cap"):
-        new_ledger().refuse(task(0), plan_digest=PLAN, events=[STEP], now=NOW)
+        new_ledger().refuse(
+            task(0), plan_digest=PLAN, run=RunId("run-1"), phase="train", events=[STEP], now=NOW
+        )
 
 
 def test_a_replayed_id_is_refused() -> None:
