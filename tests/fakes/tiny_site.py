@@ -14,9 +14,9 @@ from hansa.client.ingest.pseudonyms import KEY_BYTES, read_or_create_key
 from hansa.client.site import Site, SiteSettings
 from hansa.client.training.round_task import RoundTask
 from hansa.client.workshop import embed_catalogue, open_workshop
-from hansa.core.models.encoder import initial_lora
 from hansa.core.models.shapes import NEGATIVES, TRAINED
 from hansa.core.models.tower import Tower
+from hansa.core.models.trained import initial_arrays
 from hansa.core.plan import RunPlan, parse_plan
 from hansa.core.update import Arrays
 from tests.fakes.tiny_world import LORA_PLAN, PLAN, write_world
@@ -27,7 +27,8 @@ NOW = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
 def tiny_plan(trains: str, *, devices: int = 2, steps: int = 6, rate: float = 0.1) -> RunPlan:
     """A plan of one round with many small steps."""
     plan = PLAN if trains == "tower" else LORA_PLAN
-    training = {**dict(plan["training"]), "devices": devices, "local_steps": steps}
+    training = {**dict(plan["training"]), "trains": trains}
+    training |= {"devices": devices, "local_steps": steps}
     privacy = {**dict(plan["privacy"]), "sampling_rate": rate}
     return parse_plan({**plan, "training": training, "privacy": privacy}, "the plan")
 
@@ -57,8 +58,8 @@ def tiny_task(plan: RunPlan, site: Site, *, proximal_mu: float = 0.0) -> RoundTa
     """A round that begins a little away from the start, so that every array has a gradient."""
     workshop = open_workshop(site, plan)
     public: dict[str, np.ndarray] = {NEGATIVES: workshop.embeddings[:20]}
-    if plan.training.trains == "lora":
-        weights: Arrays = initial_lora(workshop.encoder, plan.training.rank)
+    if plan.training.trains != "tower":
+        weights: Arrays = initial_arrays(workshop.encoder, plan.training)
     else:
         tower = Tower.initial(workshop.embeddings, plan.training.rank).arrays()
         weights = {name: tower[name] for name in TRAINED}

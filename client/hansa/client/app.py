@@ -13,15 +13,23 @@ from flwr.clientapp import ClientApp
 
 from hansa.client.dataset import read_manifest
 from hansa.client.entropy import SystemEntropy
-from hansa.client.evaluation import Quality, judge, noised_metric, tower_scorer
+from hansa.client.evaluation import (
+    Quality,
+    encoder_scorer,
+    judge,
+    noised_metric,
+    tower_scorer,
+)
 from hansa.client.site import Site
 from hansa.client.training.distributed import DeviceTraining
 from hansa.client.training.round import SiteData, tower_arrays, train_round
 from hansa.client.training.round_task import RoundTask
+from hansa.client.training.share import share_round
 from hansa.client.workshop import Workshop, open_workshop
 from hansa.core.errors import InvalidInputError
 from hansa.core.models.shapes import PUBLIC
 from hansa.core.models.tower import Tower
+from hansa.core.models.trained import load_arrays, trained_parameters
 from hansa.core.plan import RunPlan, parse_plan
 from hansa.core.privacy.mechanism import Entropy
 from hansa.core.privacy.plan import PrivacyPlan
@@ -50,20 +58,30 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Noised quality counts on the site's held-out shoppers."""
     plan, workshop = _opened(context)
-    released = noised_metric(judged(message, workshop), PrivacyPlan.of(plan), SystemEntropy())
+    released = noised_metric(judged(message, plan, workshop), PrivacyPlan.of(plan), SystemEntropy())
     content = RecordDict({METRICS: MetricRecord({**released, **WEIGHT})})
     return Message(content, reply_to=message)
 
 
 def trained(message: Message, plan: RunPlan, site: SiteData, entropy: Entropy) -> Message:
     """The reply to a train message, whosever data and entropy they are; trains in this process."""
-    return _reply(message, train_round(_task(message, plan), site, entropy))
+    work = train_round if plan.privacy.distributed_noise is None else share_round
+    return _reply(message, work(_task(message, plan), site, entropy))
 
 
-def judged(message: Message, site: SiteData) -> Quality:
-    """The exact quality of a message's tower; private wherever the data are."""
+def judged(message: Message, plan: RunPlan, site: SiteData) -> Quality:
+    """The exact quality of a message's arrays; private wherever the data are."""
+    if plan.training.trains != "tower":
+        return _judged_encoder(_arrays(message, ARRAYS), plan, site)
     tower = Tower.from_arrays(tower_arrays(_arrays(message, ARRAYS), _arrays(message, PUBLIC)))
     return judge(site.examples, tower_scorer(tower, site.examples, site.embeddings))
+
+
+def _judged_encoder(arrays: Arrays, plan: RunPlan, site: SiteData) -> Quality:
+    with trained_parameters(site.encoder.model, plan.training) as parameters:
+        load_arrays(parameters, arrays)
+        scorer = encoder_scorer(site.encoder, site.texts, site.examples, site.embeddings)
+        return judge(site.examples, scorer)
 
 
 def _proximal_mu(message: Message) -> float:

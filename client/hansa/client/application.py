@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 
 from hansa.client.app import app
 from hansa.client.flower_records import ApplicationError, to_content, to_records
+from hansa.client.node.outgoing import ARRAYS, check_answer
 from hansa.client.plans import PlanShelf
 from hansa.client.site import Site
 from hansa.client.workshop import make_ready
@@ -44,17 +45,22 @@ class FlowerApplication:
 
         Raises:
             ApplicationError: the app answered with an error.
-            InvalidInputError: the content is malformed.
+            InvalidInputError: the content is malformed, or the app returned more than its phase
+                lets out.
         """
+        given = [Content.from_bytes(content) for content in contents]
         records = RecordDict()
-        for content in contents:
-            records.update(to_records(Content.from_bytes(content)))
+        for content in given:
+            records.update(to_records(content))
         # ``metadata`` is public in ``Message`` but missing in its typed overloads.
         message = Message(records, metadata=_metadata(phase))  # type: ignore[call-overload]
         reply = self._app(message=message, context=self._context(plan))
         if reply.has_error():
             raise ApplicationError(f"the app answered with error {reply.error.code}")
-        return to_content(reply.content).to_bytes()
+        answer = to_content(reply.content)
+        model = next((one.arrays[ARRAYS] for one in given if ARRAYS in one.arrays), {})
+        check_answer(plan, phase, model, answer)
+        return answer.to_bytes()
 
     def _context(self, plan: RunPlan) -> Context:
         return Context(

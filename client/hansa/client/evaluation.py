@@ -13,8 +13,10 @@ import numpy.typing as npt
 import torch
 
 from hansa.client.examples import Examples, Integers
+from hansa.client.training.encoder import TITLES, user_text
 from hansa.core.errors import InvalidInputError
 from hansa.core.metrics import ndcg_at_k, recall_at_k
+from hansa.core.models.encoder import Encoder
 from hansa.core.models.tower import Tower
 from hansa.core.privacy.mechanism import AesNormal, Entropy
 from hansa.core.privacy.plan import PrivacyPlan
@@ -133,6 +135,26 @@ def tower_scorer(tower: Tower, examples: Examples, embeddings: Floats) -> Scorer
         mean = torch.from_numpy(embeddings[history].mean(axis=0, keepdims=True))
         with torch.no_grad():
             return np.asarray(cold @ tower.user_vectors(mean)[0].numpy())
+
+    return score
+
+
+def encoder_scorer(
+    encoder: Encoder, texts: Sequence[str], examples: Examples, embeddings: Floats
+) -> Scorer:
+    """The scores of the encoder as it is now, against items as the public one embeds them.
+
+    Args:
+        encoder: with the arrays that are judged.
+        texts: of all the shop's items, in the order of the embeddings.
+        examples: the shop's split data.
+        embeddings: of all its items by the public encoder, ``(items, dim)``.
+    """
+    cold = embeddings[examples.cold]
+
+    def score(history: Integers) -> Scores:
+        shown = history[np.linspace(0, len(history) - 1, min(TITLES, len(history))).astype(int)]
+        return np.asarray(cold @ encoder.embed_texts([user_text(texts, shown)])[0])
 
     return score
 

@@ -15,9 +15,10 @@ from hansa.core.cold import is_cold
 from hansa.core.content import Content
 from hansa.core.errors import InvalidInputError, NotFoundError
 from hansa.core.ids import Sha256
-from hansa.core.models.encoder import Encoder, initial_lora
+from hansa.core.models.encoder import Encoder
 from hansa.core.models.shapes import NEGATIVES, PUBLIC, TRAINED
 from hansa.core.models.tower import Tower
+from hansa.core.models.trained import initial_arrays
 from hansa.core.plan import RunPlan
 from hansa.core.storage import file_sha256, write_atomically
 from hansa.core.update import Arrays
@@ -63,8 +64,8 @@ class ModelRoom:
 
     def initial(self, plan: RunPlan) -> Arrays:
         """The trained arrays with which a run begins; the model is then the public one, exactly."""
-        if plan.training.trains == "lora":
-            return initial_lora(self._encoder(plan), plan.training.rank)
+        if plan.training.trains != "tower":
+            return initial_arrays(self._encoder(plan), plan.training)
         arrays = self._first_tower(plan).arrays()
         return {name: arrays[name] for name in TRAINED}
 

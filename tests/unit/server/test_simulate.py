@@ -91,11 +91,12 @@ def test_more_merchants_than_shoppers_are_refused(world, tmp_path) -> None:
         simulate(request(world, data=world / "exports", merchants=71), tmp_path)
 
 
-def test_adapters_inside_the_encoder_are_trained_too(world, tmp_path) -> None:
-    plan = parse_plan(LORA_PLAN, "plan")
+@pytest.mark.parametrize("trains", ["lora", "bitfit", "top_layers", "full"])
+def test_what_is_inside_the_encoder_is_trained_and_judged_too(world, tmp_path, trains) -> None:
+    plan = parse_plan({**LORA_PLAN, "training": {**LORA_PLAN["training"], "trains": trains}}, "p")
     report = simulate(request(world, plan=plan, merchants=3), tmp_path)
     assert report.rounds[0].accepted == 3
-    assert report.quality_after is None
+    assert 0.0 <= report.quality_after.recall_at_10 <= 1.0
 
 
 @pytest.mark.parametrize(

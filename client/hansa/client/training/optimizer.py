@@ -1,41 +1,31 @@
-"""DP-SGD with the shopper as the unit, on Opacus' per-record gradients.
+"""The only way from a clipped sum to a model: noise, a public divisor, and an ordinary optimiser.
 
-A step releases ``(S + noise) / expected_shoppers`` with S the sum over shoppers of their clipped
-mean gradients. Adding or removing one shopper moves S by at most the clip norm, whatever the
-shopper's records are. True counts, losses, norms and clipped shares never leave this module.
+A step releases ``(S + noise) / expected_shoppers`` with S the clipped sum of
+``hansa.client.training.clipping``. Whatever follows sees nothing else of the data, and is
+post-processing: plain descent, AdamW's means of noised gradients (which live for one round and
+never leave), weight decay, FedProx' pull, the mean over a round's last iterates.
 
 References:
     Abadi et al., "Deep learning with differential privacy", arXiv:1607.00133.
-    McMahan et al., "Learning differentially private recurrent language models", arXiv:1710.06963.
+    Loshchilov and Hutter, "Decoupled weight decay regularization", arXiv:1711.05101.
     Li et al., "Federated optimization in heterogeneous networks" (FedProx), arXiv:1812.06127.
 """
 
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from opacus.grad_sample.utils import prepare_module  # type: ignore[import-untyped]
-from opacus.optimizers import DPOptimizer  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from hansa.client.training.ranks import ALONE, Ranks
 from hansa.core.errors import InvalidInputError
-from hansa.core.privacy.mechanism import AesNormal
+from hansa.core.plan import TrainingSpec
+from hansa.core.privacy.noise import NoiseStream
 from hansa.core.privacy.plan import PrivacyPlan
 
-_NORM_SLACK = 1e-6
-"""Added to a norm before dividing, so that rounding cannot exceed the clip norm."""
 
-
-class ShopperDPOptimizer(DPOptimizer):  # type: ignore[misc]
-    """Clips per shopper, not per record, and draws its noise from a cryptographic stream.
-
-    Before each ``step()``, ``group()`` says which shopper each record of the batch belongs to. A
-    record whose gradient is not finite counts as a gradient of zero. An empty batch makes a step
-    of noise alone.
+class NoisyOptimizer:
+    """Noises clipped sums, and moves the parameters by them.
 
     With a ``proximal_mu`` each step also pulls back to where the parameters began: to the noised
     gradient comes that of ``mu / 2 * ||w - w0||^2``. It is made of public weights alone, so it is
@@ -44,136 +34,120 @@ class ShopperDPOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def __init__(
         self,
-        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        training: TrainingSpec,
         privacy: PrivacyPlan,
-        noise: AesNormal | None,
+        noise: NoiseStream | None,
         *,
         proximal_mu: float = 0.0,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Wraps a torch optimizer; ``privacy`` gives every constant, all public.
+        """Takes the parameters in the order of the clipped sums; ``privacy`` is public.
 
         ``noise`` is the stream of the first of the ``ranks`` that train together; the others have
         none.
 
         Raises:
-            InvalidInputError: the optimizer has no parameter that can be trained, or the proximal
-                weight is negative or not finite.
+            InvalidInputError: there is no parameter that can be trained, or the proximal weight is
+                negative or not finite.
         """
-        super().__init__(
-            optimizer,
-            noise_multiplier=privacy.noise_multiplier,
-            max_grad_norm=privacy.clip_norm,
-            expected_batch_size=privacy.expected_shoppers,
-        )
-        if not self.params:
+        if not parameters or not all(one.requires_grad for one in parameters):
             raise InvalidInputError("nothing can be trained: no parameter requires a gradient")
         if not (math.isfinite(proximal_mu) and proximal_mu >= 0.0):
             raise InvalidInputError(f"the proximal weight {proximal_mu} is not a number from 0 up")
+        self._parameters = tuple(parameters)
+        self._inner = _inner(self._parameters, training)
         self._privacy = privacy
         self._noise = noise
         self._ranks = ranks
         self._proximal_mu = proximal_mu
-        self._anchors = [parameter.detach().clone() for parameter in self.params]
-        self._groups = torch.zeros(0, dtype=torch.int64)
-        self._shoppers = 0
+        self._anchors = [parameter.detach().clone() for parameter in self._parameters]
+        self._tail = _Tail(self._parameters, training, privacy.local_steps)
+        self.steps = 0
+        """Steps taken so far; each is one step of the event that is booked."""
 
-    def group(self, groups: Tensor, shoppers: int) -> None:
-        """Says whose the batch's records are.
+    def step(self, clipped: Tensor) -> None:
+        """One step of the event: the ranks' sums, noise drawn once, the divisor, the optimiser.
 
         Args:
-            groups: the shopper of each record, ``(records,)``, int64, below ``shoppers``.
-            shoppers: sampled shoppers in the batch; private.
+            clipped: this rank's clipped sum, ``(parameters,)``, float64.
+
+        Raises:
+            InvalidInputError: the plan's steps are used up, or the sum is of other parameters.
         """
-        self._groups, self._shoppers = groups, shoppers
+        if self.steps == self._privacy.local_steps:
+            raise InvalidInputError(
+                f"the plan books {self.steps} steps a round: end the round, or take another plan"
+            )
+        sizes = [one.numel() for one in self._parameters]
+        if clipped.shape != (sum(sizes),):
+            raise InvalidInputError("the clipped sum is of other parameters than are trained")
+        released = self._noised(clipped) / self._privacy.expected_shoppers
+        for one, part in zip(self._parameters, torch.split(released, sizes), strict=True):
+            one.grad = part.view_as(one).to(one.dtype)
+        self._pull()
+        self._inner.step()
+        self._inner.zero_grad()
+        self.steps += 1
+        self._tail.take(self.steps)
 
-    def step_on_noise_alone(self) -> None:
-        """The step of an empty sample: same noise, same divisor, same event."""
-        self.group(torch.zeros(0, dtype=torch.int64), 0)
-        for parameter in self.params:
-            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-        self.step()
+    def finish(self) -> None:
+        """Ends the round: with a tail, the parameters become the mean over the last steps.
 
-    def clip_and_accumulate(self) -> None:
-        """Adds the batch's clipped sum over shoppers to each parameter's ``summed_grad``."""
-        start = 0
-        total = clipped_sum(self._records(), self._groups, self._shoppers, self._privacy.clip_norm)
-        for parameter in self.params:
-            part = total[start : start + parameter.numel()].view_as(parameter)
-            before = parameter.summed_grad
-            parameter.summed_grad = part if before is None else before + part
-            start += parameter.numel()
-
-    def add_noise(self) -> None:
-        """Sets each parameter's ``grad`` to its clipped sum plus fresh Gaussian noise.
-
-        The sum is that of all ranks; the noise is drawn once, by the first of them.
+        Raises:
+            InvalidInputError: fewer steps were taken than the plan books.
         """
-        total = self._ranks.total(torch.cat([one.summed_grad.flatten() for one in self.params]))
-        noised = total.double()
+        if self.steps != self._privacy.local_steps:
+            raise InvalidInputError(
+                f"{self.steps} of {self._privacy.local_steps} booked steps were taken: take all"
+            )
+        self._tail.write()
+
+    def _noised(self, clipped: Tensor) -> Tensor:
+        """All ranks' sum plus fresh Gaussian noise, drawn by the first of them."""
+        total = self._ranks.total(clipped.double())
         if self._noise is not None:
-            noised += self._fresh_noise(self._noise).to(noised.device)
-        parts = torch.split(self._ranks.from_first(noised), [one.numel() for one in self.params])
-        for parameter, part in zip(self.params, parts, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            noise = torch.from_numpy(self._noise.next(total.numel()))
+            total = noise.to(total.device).add_(total)
+        return self._ranks.from_first(total)
 
-    def _fresh_noise(self, stream: AesNormal) -> Tensor:
-        """The noise of one step for all parameters, ``(parameters,)``, float64."""
-        drawn = [self._privacy.noise(parameter.numel(), stream) for parameter in self.params]
-        return torch.from_numpy(np.concatenate(drawn))
-
-    def scale_grad(self) -> None:
-        """Divides the noised sums by the public number of shoppers; adds the pull to the start."""
-        super().scale_grad()
+    def _pull(self) -> None:
         if self._proximal_mu:
-            for parameter, anchor in zip(self.params, self._anchors, strict=True):
-                parameter.grad.add_(parameter.detach() - anchor, alpha=self._proximal_mu)
-
-    def _records(self) -> Tensor:
-        """All gradients of each record in one row, ``(records, parameters)``."""
-        samples = [self._get_flat_grad_sample(parameter) for parameter in self.params]
-        return torch.cat([sample.flatten(start_dim=1) for sample in samples], dim=1)
+            for one, anchor in zip(self._parameters, self._anchors, strict=True):
+                if one.grad is not None:
+                    one.grad.add_(one.detach() - anchor, alpha=self._proximal_mu)
 
 
-def clipped_sum(records: Tensor, groups: Tensor, shoppers: int, clip_norm: float) -> Tensor:
-    """The sum over shoppers of their mean gradient, each clipped to ``clip_norm`` in L2.
+class _Tail:
+    """The mean over the iterates of a round's last steps, in float64."""
 
-    Args:
-        records: one gradient a row, ``(records, parameters)``; rows that are not finite are zero.
-        groups: the shopper of each row, ``(records,)``.
-        shoppers: how many shoppers there are.
-        clip_norm: L2 bound; adding or removing a shopper moves the result by at most this.
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], training: TrainingSpec, steps: int
+    ) -> None:
+        share = training.average_tail
+        self._parameters = parameters
+        self._first = steps + 1 if share is None else steps + 1 - math.ceil(share * steps)
+        self._sums = [] if share is None else [torch.zeros_like(one.double()) for one in parameters]
+        self._count = 0
 
-    Returns:
-        ``(parameters,)``; zeros where there is no shopper.
-    """
-    finite = torch.isfinite(records).all(dim=1, keepdim=True)
-    safe = torch.where(finite, records, 0.0).double()
-    places = groups.to(records.device)
-    sums = safe.new_zeros((shoppers, records.shape[1])).index_add_(0, places, safe)
-    counts = torch.bincount(places, minlength=shoppers).clamp(min=1).unsqueeze(1)
-    means = sums / counts
-    norms = means.norm(dim=1)
-    factors = (clip_norm / (norms + _NORM_SLACK)).clamp(max=1.0)
-    total: Tensor = factors @ means
-    return total.to(records.dtype)
+    def take(self, step: int) -> None:
+        if step < self._first:
+            return
+        self._count += 1
+        for total, one in zip(self._sums, self._parameters, strict=True):
+            total += one.detach()
+
+    def write(self) -> None:
+        with torch.no_grad():
+            for total, one in zip(self._sums, self._parameters, strict=self._count > 0):
+                one.copy_(total / self._count)
 
 
-@contextmanager
-def per_record_gradients(module: nn.Module) -> Iterator[None]:
-    """Within this context a backward pass of a SUM of losses leaves one gradient a record.
-
-    The module goes into training mode and back; its parameters' names stay as they are.
-    """
-    was_training = module.training
-    module.train()
-    hooks = prepare_module(module, grad_sample_mode="hooks", wrap_model=False, loss_reduction="sum")
-    hooks.forbid_grad_accumulation()
-    try:
-        with warnings.catch_warnings():
-            # Opacus hooks the first layer too, whose inputs are data and need no gradient.
-            warnings.filterwarnings("ignore", message="Full backward hook is firing")
-            yield
-    finally:
-        hooks.cleanup()
-        module.train(was_training)
+def _inner(parameters: Sequence[nn.Parameter], training: TrainingSpec) -> torch.optim.Optimizer:
+    """Plain descent's decay is decoupled by itself: it multiplies by ``1 - rate * decay``."""
+    rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay)
+    spec = training.adamw
+    betas = (spec.momentum_decay, spec.variance_decay)
+    return torch.optim.AdamW(parameters, lr=rate, betas=betas, eps=spec.epsilon, weight_decay=decay)

@@ -20,6 +20,8 @@ from torch import Tensor
 from hansa.core.canonical import sha256_hex
 from hansa.core.errors import ConflictError
 from hansa.core.privacy.mechanism import AesNormal, Entropy
+from hansa.core.privacy.noise import NoiseStream
+from hansa.core.privacy.plan import PrivacyPlan
 
 _T = TypeVar("_T")
 
@@ -35,8 +37,8 @@ class Ranks(Protocol):
         """Where this process computes."""
         ...
 
-    def noise(self, source: Entropy) -> AesNormal | None:
-        """The stream of noise; only the first rank has one. Call it before ``entropy``."""
+    def noise(self, source: Entropy, privacy: PrivacyPlan) -> NoiseStream | None:
+        """The round's stream of noise; only the first rank has one. Call it before ``entropy``."""
         ...
 
     def entropy(self, source: Entropy) -> Entropy:
@@ -61,9 +63,9 @@ class Alone:
 
     device = torch.device("cpu")
 
-    def noise(self, source: Entropy) -> AesNormal:
-        """The stream of noise."""
-        return AesNormal.fresh(source)
+    def noise(self, source: Entropy, privacy: PrivacyPlan) -> NoiseStream:
+        """The round's stream of noise."""
+        return privacy.noise_stream(AesNormal.fresh(source))
 
     def entropy(self, source: Entropy) -> Entropy:
         """The source itself."""
@@ -97,9 +99,9 @@ class Group:
         """Whether this rank draws and writes for all."""
         return self._rank == 0
 
-    def noise(self, source: Entropy) -> AesNormal | None:
-        """The stream of noise at the first rank; the others never see its key."""
-        return AesNormal.fresh(source) if self.is_first else None
+    def noise(self, source: Entropy, privacy: PrivacyPlan) -> NoiseStream | None:
+        """The round's stream of noise at the first rank; the others never see its key."""
+        return privacy.noise_stream(AesNormal.fresh(source)) if self.is_first else None
 
     def entropy(self, source: Entropy) -> Entropy:
         """The first rank's bytes, at every rank in the same order."""

@@ -1,9 +1,17 @@
-"""What one step sees: some shoppers, each with a part of its items to predict from the rest.
+"""What one step sees: some units, each with a part of its items to predict from the rest.
+
+A unit is what the plan protects. For ``shopper`` it is all that one shopper bought. For ``record``
+it is one purchase, and then no loss may hang on two purchases whose presence is protected singly,
+or the sensitivity would be more than the clip norm. So each shopper has ``records_per_shopper``
+slots, a public hash that is drawn anew for each round puts each of its items into one of them, and
+a slot contributes when it holds exactly two: one is predicted from the other. A purchase more or
+less then makes one slot contribute or not, and changes nothing else: the clipped sum moves by at
+most the clip norm, and only when that slot is sampled.
 
 All draws come from the cryptographic source that is handed in, and all of this is private.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,12 +20,15 @@ import numpy.typing as npt
 from hansa.core.errors import InvalidInputError
 from hansa.core.privacy.mechanism import Entropy, choose_records
 from hansa.core.privacy.plan import PrivacyPlan
+from hansa.core.privacy.sampling import UnitSampler
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 MIN_ITEMS = 2
-"""A shopper with fewer items has nothing to predict and contributes zero."""
+"""A unit with fewer items has nothing to predict and contributes zero."""
+
+_PAIR = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,24 +53,38 @@ class ShopData:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One shopper in one step."""
+    """One unit in one step."""
 
     history: Integers = field(repr=False)
     """A random half of its items, rounded down."""
     targets: Integers = field(repr=False)
-    """At most k of the other half: the shopper's records."""
+    """At most k of the other half: the unit's records."""
 
 
-def draw_samples(
-    shoppers: Sequence[Integers], privacy: PrivacyPlan, entropy: Entropy
-) -> list[Sample]:
-    """The shoppers of one step, by Poisson sampling; possibly none."""
-    chosen = privacy.sample_shoppers(len(shoppers), entropy)
-    return [
-        _sample(shoppers[place], privacy, entropy)
-        for place in chosen
-        if len(shoppers[place]) >= MIN_ITEMS
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Units:
+    """The units of one round, and who of them takes part in which step."""
+
+    privacy: PrivacyPlan
+    contents: tuple[Integers, ...] = field(repr=False)
+    """The items of each unit; those that have too few to predict any contribute zero."""
+    sampler: UnitSampler = field(repr=False)
+
+    @classmethod
+    def of(cls, data: ShopData, privacy: PrivacyPlan, entropy: Entropy) -> "Units":
+        """The units of a shop's data, at the level that the plan protects."""
+        contents = data.shoppers
+        if privacy.unit == "record":
+            contents = tuple(_slots(data.shoppers, privacy.records_per_shopper, entropy))
+        return cls(privacy=privacy, contents=contents, sampler=privacy.sampler(entropy))
+
+    def draw(self, step: int, entropy: Entropy) -> list[Sample]:
+        """The units of one step of the round, from 0 up; possibly none."""
+        return [
+            _sample(self.contents[place], self.privacy, entropy)
+            for place in self.sampler.sample(len(self.contents), step)
+            if len(self.contents[place]) >= MIN_ITEMS
+        ]
 
 
 def draw_negatives(negatives: Floats, count: int, entropy: Entropy) -> Floats:
@@ -71,3 +96,20 @@ def _sample(items: Integers, privacy: PrivacyPlan, entropy: Entropy) -> Sample:
     first = choose_records(len(items), len(items) // 2, entropy)
     rest = np.delete(items, first)
     return Sample(history=items[first], targets=rest[privacy.sample_records(len(rest), entropy)])
+
+
+def _slots(shoppers: Sequence[Integers], count: int, entropy: Entropy) -> Iterator[Integers]:
+    """For each shopper so many slots, each with two items or none."""
+    salt = np.frombuffer(entropy.random_bytes(8), dtype="<u8").astype(np.uint64)
+    for items in shoppers:
+        place = _mixed(items.astype(np.uint64) ^ salt) % np.uint64(count)
+        for slot in range(count):
+            held = items[place == slot]
+            yield held if len(held) == _PAIR else held[:0]
+
+
+def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of splitmix64: each bit of the input moves half of the output's."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        words = (words ^ (words >> np.uint64(shift))) * np.uint64(factor)
+    return words ^ (words >> np.uint64(31))

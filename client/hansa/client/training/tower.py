@@ -1,22 +1,24 @@
 """A merchant's steps on the tower in one round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hansa.client.training.clipping import ClippedGradients, per_record_gradients
+from hansa.client.training.learner import Steps
 from hansa.client.training.loss import padded_targets, shopper_losses
-from hansa.client.training.optimizer import ShopperDPOptimizer, per_record_gradients
+from hansa.client.training.objective import Loss, UnitLosses
 from hansa.client.training.ranks import ALONE, Ranks
-from hansa.client.training.samples import Sample, ShopData, draw_negatives, draw_samples
-from hansa.client.training.step import take_step
+from hansa.client.training.samples import Sample, ShopData
+from hansa.core.models.shapes import BIAS, WEIGHT
 from hansa.core.models.tower import Floats, Tower
 from hansa.core.plan import RunPlan
 from hansa.core.privacy.mechanism import Entropy
-from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.update import Arrays
 
-_PART_SIZE = 512  # shoppers in memory at once
+_PART_SIZE = 512  # units in memory at once
 
 
 def train_tower(
@@ -27,6 +29,7 @@ def train_tower(
     *,
     proximal_mu: float = 0.0,
     ranks: Ranks = ALONE,
+    loss: Loss = shopper_losses,
 ) -> dict[str, Floats]:
     """The round's model after this merchant's ``local_steps``; worth ``round_event()``.
 
@@ -37,44 +40,72 @@ def train_tower(
         entropy: cryptographic; sampling, choice of records and noise come from it.
         proximal_mu: pulls each step back to the round's model; 0 does not.
         ranks: the processes that take the steps together.
+        loss: of each unit by itself; tried out before the first step.
 
     Returns:
         The new arrays, float32; the public constants among them come back as they were. They hold
         as many numbers whatever the data, and nothing else is returned or logged.
 
     Raises:
-        InvalidInputError: the weights are not those of a tower for these embeddings, or the
-            proximal weight is not a number from 0 up.
+        InvalidInputError: the weights are not those of a tower for these embeddings, the proximal
+            weight is not a number from 0 up, or the loss mixes units.
     """
-    tower = Tower.from_arrays(weights).to(ranks.device)
-    privacy = PrivacyPlan.of(plan)
-    inner = torch.optim.SGD(tower.parameters(), lr=plan.training.learning_rate)
-    optimizer = ShopperDPOptimizer(
-        inner, privacy, ranks.noise(entropy), proximal_mu=proximal_mu, ranks=ranks
+    learner = TowerLearner(weights, data, plan, ranks=ranks, loss=loss)
+    Steps(learner=learner, data=data, plan=plan, proximal_mu=proximal_mu, ranks=ranks).train(
+        entropy
     )
-    shared = ranks.entropy(entropy)
-    embeddings = torch.from_numpy(data.embeddings).to(ranks.device)
-    with per_record_gradients(tower):
-        for _ in range(privacy.local_steps):
-            negatives = draw_negatives(data.negatives, plan.training.negatives, shared)
-            objective = _Objective(tower, embeddings, negatives, plan)
-            samples = ranks.share(draw_samples(data.shoppers, privacy, shared))
-            take_step(optimizer, samples, objective, _PART_SIZE)
-    return tower.arrays()
+    return learner.module.arrays()
 
 
-class _Objective:
-    """The losses of one step, against the step's public negatives."""
+class TowerLearner:
+    """A tower with its loss; see ``Learner``."""
 
-    def __init__(self, tower: Tower, embeddings: Tensor, negatives: Floats, plan: RunPlan) -> None:
-        self._tower = tower
-        self._embeddings = embeddings
-        self._negatives = torch.from_numpy(negatives).to(embeddings.device)
+    part_size = _PART_SIZE
+
+    def __init__(
+        self,
+        weights: Arrays,
+        data: ShopData,
+        plan: RunPlan,
+        *,
+        ranks: Ranks = ALONE,
+        loss: Loss = shopper_losses,
+    ) -> None:
+        """See ``train_tower``.
+
+        Raises:
+            InvalidInputError: the weights are not those of a tower.
+        """
+        self.module = Tower.from_arrays(weights).to(ranks.device)
+        self._embeddings = torch.from_numpy(data.embeddings).to(ranks.device)
         self._temperature = plan.training.temperature
+        self._loss = loss
 
-    def __call__(self, samples: Sequence[Sample]) -> Tensor:
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """What is trained, in the order in which it travels."""
+        own = dict(self.module.residual.named_parameters())
+        return {name: own[name] for name in (WEIGHT, BIAS)}
+
+    def gradients(self) -> AbstractContextManager[ClippedGradients]:
+        """A tower is small: each unit's gradient lies in memory."""
+        return per_record_gradients(self.module, tuple(self.parameters.values()))
+
+    def shown(self, sample: Sample, _entropy: Entropy) -> Sample:
+        """All of it."""
+        return sample
+
+    def losses(self, negatives: Floats) -> UnitLosses:
+        """The losses of one step."""
+        against = torch.from_numpy(negatives).to(self._embeddings.device)
+
+        def compute(samples: Sequence[Sample]) -> Tensor:
+            targets, present = padded_targets(self._embeddings, [one.targets for one in samples])
+            return self._loss(self._users(samples), targets, present, against, self._temperature)
+
+        return compute
+
+    def _users(self, samples: Sequence[Sample]) -> Tensor:
         means = [self._embeddings[torch.from_numpy(one.history)].mean(dim=0) for one in samples]
-        targets, present = padded_targets(self._embeddings, [one.targets for one in samples])
         history = torch.stack(means).requires_grad_()  # else torch's backward hooks warn
-        users = self._tower.user_vectors(history)
-        return shopper_losses(users, targets, present, self._negatives, self._temperature)
+        return self.module.user_vectors(history)

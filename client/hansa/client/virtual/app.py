@@ -41,7 +41,8 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Exact quality sums over this virtual merchant's held-out shoppers."""
-    quality = judged(message, _shop(context))
+    shop = _shop(context)
+    quality = judged(message, shop.market.plan, shop)
     exact = MetricRecord({RECALL_SUM: quality.recall_sum, SHOPPERS: float(quality.shoppers)})
     return Message(RecordDict({METRICS: exact}), reply_to=message)
 

@@ -8,7 +8,7 @@ References:
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,19 +142,6 @@ class Encoder:
         return result
 
 
-def initial_lora(encoder: Encoder, rank: int) -> dict[str, Floats]:
-    """The adapters with which a run begins: the encoder with them is the encoder without them.
-
-    Raises:
-        InvalidInputError: the encoder carries adapters already.
-    """
-    attach_lora(encoder.model, rank=rank)
-    try:
-        return lora_arrays(encoder.model)
-    finally:
-        detach_lora(encoder.model)
-
-
 def attach_lora(
     model: BertModel, *, rank: int, alpha: float | None = None, seed: int = LORA_SEED
 ) -> None:
@@ -193,26 +180,13 @@ def merge_lora(model: BertModel) -> None:
         setattr(owner, target, adapter.merged())
 
 
-def lora_arrays(model: BertModel) -> dict[str, Floats]:
-    """Copies of the adapters' numbers, float32: by layer, query before value, down before up."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in _parameters(model).items()}
-
-
-def load_lora_arrays(model: BertModel, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
-    """Puts the numbers of ``lora_arrays`` into the model's adapters.
-
-    Raises:
-        InvalidInputError: names, order or shapes are not those of the model's adapters.
-    """
-    parameters = _parameters(model)
-    expected = {name: tuple(value.shape) for name, value in parameters.items()}
-    if {name: array.shape for name, array in arrays.items()} != expected or list(arrays) != list(
-        expected
-    ):
-        raise InvalidInputError("these arrays are not the adapters of this encoder")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(torch.tensor(arrays[name], dtype=torch.float32))
+def lora_parameters(model: BertModel) -> dict[str, nn.Parameter]:
+    """The adapters' numbers: by layer, query before value, down before up."""
+    return {
+        f"{name}.{part}": adapter.get_parameter(f"{part}.weight")
+        for name, _, _, adapter in _adapters(model)
+        for part in ("down", "up")
+    }
 
 
 def _attentions(model: BertModel) -> Iterator[nn.Module]:
@@ -227,11 +201,3 @@ def _adapters(model: BertModel) -> Iterator[tuple[str, nn.Module, str, LoraLinea
             adapter = getattr(attention, target)
             if isinstance(adapter, LoraLinear):
                 yield f"layer.{number}.{target}", attention, target, adapter
-
-
-def _parameters(model: BertModel) -> dict[str, Tensor]:
-    return {
-        f"{name}.{part}": parameter
-        for name, _, _, adapter in _adapters(model)
-        for part, parameter in (("down", adapter.down.weight), ("up", adapter.up.weight))
-    }

@@ -46,12 +46,11 @@ def show(report: SimulationReport, console: Console) -> None:
             str(one.up_bytes),
         )
     console.print(table)
-    if report.quality_before is not None and report.quality_after is not None:
-        console.print(
-            f"recall@10 of new items, exact: {_recall(report.quality_before)} before, "
-            f"{_recall(report.quality_after)} after, over {report.quality_after.shoppers} "
-            f"held-out virtual shoppers of {report.quality_after.merchants} merchants"
-        )
+    console.print(
+        f"recall@10 of new items, exact: {_recall(report.quality_before)} before, "
+        f"{_recall(report.quality_after)} after, over {report.quality_after.shoppers} "
+        f"held-out virtual shoppers of {report.quality_after.merchants} merchants"
+    )
     privacy = report.privacy
     console.print(
         f"at real merchants, each shopper would pay epsilon {privacy.epsilon_of_every_round} for "

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -12,11 +12,10 @@ from hansa.core.canonical import sha256_hex
 from hansa.core.content import Content
 from hansa.core.ids import RunId
 from hansa.core.plan import RunPlan
-from hansa.core.privacy.accounting import epsilon_pld, round_up
 from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.storage import BlobStore, write_atomically
 from hansa.core.update import Arrays
-from hansa.server.plan_check import check_plan
+from hansa.server.plan_check import shown
 from hansa.server.rounds import cohort
 from hansa.server.rounds.checkpoints import Checkpoints
 from hansa.server.rounds.evaluation import HITS, SHOPPERS
@@ -60,8 +59,8 @@ class RoundList:
 class _Result:
     model: Arrays
     records: list[RoundRecord]
-    before: Quality | None
-    after: Quality | None
+    before: Quality
+    after: Quality
     began: float
     """Of ``time.perf_counter``, when the first round began."""
     seconds: float
@@ -154,10 +153,8 @@ def _without_waiting(plan: RunPlan) -> RunPlan:
     return plan.model_copy(update={"federation": federation})
 
 
-def _judge(plan: RunPlan, model: Arrays, grid: VirtualGrid, run_id: RunId) -> Quality | None:
-    """The model's recall over the held-out shoppers of some merchants; a tower's only."""
-    if plan.training.trains != "tower":
-        return None
+def _judge(plan: RunPlan, model: Arrays, grid: VirtualGrid, run_id: RunId) -> Quality:
+    """The model's recall over the held-out shoppers of some merchants."""
     grid.begin(plan.federation.rounds, "evaluate")
     names = grid.names()
     count = min(_JUDGED, len(names))
@@ -214,10 +211,10 @@ def _privacy(plan: RunPlan, records: list[RoundRecord]) -> PrivacyFigures:
     asked = Counter(name for record in records for name in record.cohort)
     most = max(asked.values(), default=0)
     privacy = PrivacyPlan.of(plan)
-    spent = epsilon_pld([privacy.round_event()] * most, privacy.delta)
+    trained = replace(privacy, rounds=most)
     return PrivacyFigures(
         delta=privacy.delta,
-        epsilon_of_every_round=check_plan(plan).epsilon_total,
+        epsilon_of_every_round=shown(privacy.shopper_epsilon()),
         most_rounds_of_one_merchant=most,
-        epsilon_of_most_rounds=str(round_up(spent)),
+        epsilon_of_most_rounds=shown(trained.shopper_epsilon(evaluations=0)),
     )

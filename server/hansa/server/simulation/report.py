@@ -83,9 +83,9 @@ class SimulationReport(_Part):
     left_out: list[str]
     """Parts of the plan that a simulation does not carry out."""
     privacy: PrivacyFigures
-    quality_before: Quality | None
-    """Of the model with which the run began; None where the plan's model is not judged."""
-    quality_after: Quality | None
+    quality_before: Quality
+    """Of the model with which the run began."""
+    quality_after: Quality
     rounds: list[RoundFigures]
     public_bytes: int
     """What each merchant would receive once, before its first round."""

@@ -20,7 +20,7 @@ from hansa.client.training.distributed import DevicesFailedError, DeviceTraining
 from hansa.client.training.rank import RESULT, TASK, TRAINED
 from hansa.client.training.round import train_round
 from hansa.client.training.round_task import RoundTask
-from hansa.client.training.samples import draw_negatives, draw_samples
+from hansa.client.training.samples import ShopData, Units, draw_negatives
 from hansa.client.workshop import open_workshop
 from hansa.core.content import Content
 from hansa.core.plan import RunPlan
@@ -117,12 +117,17 @@ def test_gpus_give_the_update_of_one_process_on_the_cpu(
 def test_the_samples_of_that_comparison_leave_a_rank_empty_or_with_less(site: Site) -> None:
     """So the ranks had unlike shares, down to none."""
     plan = tiny_plan("lora")
-    shoppers, entropy = open_workshop(site, plan).examples.training, SeededEntropy(SEED)
+    workshop, entropy = open_workshop(site, plan), SeededEntropy(SEED)
     AesNormal.fresh(entropy)
-    sizes = []
-    for _ in range(plan.training.local_steps):
+    data = ShopData(
+        shoppers=workshop.examples.training,
+        embeddings=workshop.embeddings,
+        negatives=workshop.embeddings,
+    )
+    units, sizes = Units.of(data, PrivacyPlan.of(plan), entropy), []
+    for step in range(plan.training.local_steps):
         draw_negatives(np.zeros((20, 1), np.float32), plan.training.negatives, entropy)
-        drawn = draw_samples(shoppers, PrivacyPlan.of(plan), entropy)
+        drawn = units.draw(step, entropy)
         for sample in drawn:
             choose_records(len(sample.history), 8, entropy)
         sizes.append(len(drawn))

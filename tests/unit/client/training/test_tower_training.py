@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from hansa.client.training.clipping import clipped_sum
 from hansa.client.training.loss import padded_targets, shopper_losses
-from hansa.client.training.optimizer import clipped_sum
-from hansa.client.training.samples import ShopData, draw_samples
+from hansa.client.training.samples import ShopData, Units
 from hansa.client.training.tower import train_tower
 from hansa.core.errors import InvalidInputError
 from hansa.core.models.tower import Floats, Tower
@@ -58,7 +58,7 @@ def _expected(data: ShopData, plan: RunPlan) -> Floats:
     entropy.random_bytes(48)  # the noise stream's key and nonce
     rows = []
     embeddings, negatives = torch.from_numpy(data.embeddings), torch.from_numpy(data.negatives)
-    for sample in draw_samples(data.shoppers, privacy, entropy):
+    for sample in Units.of(data, privacy, entropy).draw(0, entropy):
         tower = Tower.from_arrays(_weights())
         user = tower.user_vectors(embeddings[torch.from_numpy(sample.history)].mean(0))
         losses = []
@@ -69,7 +69,7 @@ def _expected(data: ShopData, plan: RunPlan) -> Floats:
         grads = torch.autograd.grad(torch.stack(losses).mean(), list(tower.parameters()))
         rows.append(torch.cat([grad.flatten() for grad in grads]))
     stacked = torch.stack(rows)
-    total = clipped_sum(stacked, torch.arange(len(rows)), len(rows), 1.0)
+    total = clipped_sum(stacked, 1.0)
     return np.asarray(-total.numpy() / privacy.expected_shoppers, np.float32)
 
 

@@ -10,11 +10,11 @@ from hansa.core.models.encoder import (
     Encoder,
     attach_lora,
     detach_lora,
-    load_lora_arrays,
-    lora_arrays,
+    lora_parameters,
     merge_lora,
 )
 from hansa.core.models.shapes import lora_shapes
+from hansa.core.models.trained import arrays_of, load_arrays
 from tests.fakes.tiny_model import DIM, texts, tiny_encoder, write_tokenizer
 
 
@@ -32,9 +32,9 @@ def encoder(tmp_path: Path) -> Encoder:
 
 def _randomise(encoder: Encoder) -> None:
     rng = np.random.default_rng(0)
-    arrays = lora_arrays(encoder.model)
+    arrays = arrays_of(lora_parameters(encoder.model))
     noise = {name: rng.standard_normal(one.shape) for name, one in arrays.items()}
-    load_lora_arrays(encoder.model, {k: v.astype(np.float32) for k, v in noise.items()})
+    load_arrays(lora_parameters(encoder.model), {k: v.astype(np.float32) for k, v in noise.items()})
 
 
 def test_a_folder_gives_unit_vectors(folder: Path) -> None:
@@ -73,7 +73,7 @@ def test_fresh_adapters_change_nothing_and_only_they_are_trained(encoder: Encode
     trained = sum(one.numel() for one in encoder.model.parameters() if one.requires_grad)
     shapes = lora_shapes(DIM, 2, 4)
     assert trained == sum(int(np.prod(shape)) for shape in shapes.values())
-    arrays = lora_arrays(encoder.model)
+    arrays = arrays_of(lora_parameters(encoder.model))
     assert [(k, v.shape) for k, v in arrays.items()] == list(shapes.items())
 
 
@@ -99,7 +99,7 @@ def test_a_public_seed_gives_every_site_the_same_adapters(encoder: Encoder) -> N
     other = tiny_encoder()
     for model in (encoder.model, other):
         attach_lora(model, rank=4, alpha=8.0, seed=5)
-    first, second = lora_arrays(encoder.model), lora_arrays(other)
+    first, second = arrays_of(lora_parameters(encoder.model)), arrays_of(lora_parameters(other))
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
@@ -111,10 +111,11 @@ def test_adapters_are_not_attached_twice(encoder: Encoder) -> None:
 
 def test_arrays_of_another_rank_are_refused(encoder: Encoder) -> None:
     attach_lora(encoder.model, rank=4, alpha=8.0, seed=0)
-    arrays = lora_arrays(encoder.model)
+    arrays = arrays_of(lora_parameters(encoder.model))
     name = next(iter(arrays))
-    with pytest.raises(InvalidInputError, match="not the adapters"):
-        load_lora_arrays(encoder.model, arrays | {name: np.zeros((3, DIM), np.float32)})
+    other = arrays | {name: np.zeros((3, DIM), np.float32)}
+    with pytest.raises(InvalidInputError, match="not the trained ones"):
+        load_arrays(lora_parameters(encoder.model), other)
 
 
 def test_dropout_is_off_while_training(encoder: Encoder) -> None:
