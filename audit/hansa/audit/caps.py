@@ -1,41 +1,36 @@
 """Whether a ledger ever spent more than its merchant allowed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from hansa.core.errors import AuditFailedError
-from hansa.core.privacy.accounting import epsilon_pld, round_up
-from hansa.core.privacy.entries import Entry, Open, RaiseCap, Reserve
-from hansa.core.privacy.events import PrivacyEvent, merge
+from hansa.core.privacy.accounting import round_up
+from hansa.core.privacy.bodies import Reserve
+from hansa.core.privacy.entries import Entry
+from hansa.core.privacy.spending import CapWatch
 
 
 def kept_cap(entries: Sequence[Entry], delta: float) -> str:
-    """Compares what was spent with the cap, at the end and before each raise of the cap.
+    """Compares what was spent with the caps that were in force, at every reservation.
+
+    These are the lifetime cap and, from the first accepted contract on, those for a plan, a month
+    and the share for metrics.
+
+    Args:
+        entries: a book whose chain and rules were verified.
+        delta: the book's own.
 
     Raises:
         AuditFailedError: a cap was exceeded; the sentence names the entry.
     """
-    for entry, events, cap in _stages(entries):
-        epsilon = epsilon_pld(events, delta)
-        if epsilon > cap:
-            raise AuditFailedError(
-                f"at entry {entry.position} epsilon is {round_up(epsilon)}, above the cap of {cap}"
-            )
-    return f"epsilon {round_up(epsilon)} of {cap}"
-
-
-def _stages(entries: Sequence[Entry]) -> Iterator[tuple[Entry, tuple[PrivacyEvent, ...], float]]:
-    events: list[PrivacyEvent] = []
-    cap, last = 0.0, entries[0]
+    watch = CapWatch()
+    booked: dict[str, tuple[Reserve, str]] = {}
     for entry in entries:
-        match entry.body:
-            case Open() as body:
-                cap = body.cap_epsilon
-            case Reserve() as body:
-                events.extend(body.events)
-                last = entry
-            case RaiseCap() as body:
-                yield last, merge(events), cap
-                cap = body.cap_epsilon
-            case _:
-                pass
-    yield last, merge(events), cap
+        overdraft = watch.overdraft(entry)
+        if overdraft is not None:
+            raise AuditFailedError(f"at entry {entry.position} it raises {overdraft.sentence()}")
+        if isinstance(entry.body, Reserve):
+            booked[entry.body.id] = (entry.body, entry.time)
+        watch.admit(entry, booked.get)
+    caps, epsilon = watch.caps(), watch.spending.epsilon()
+    terms = "" if watch.contract is None else f", contract {watch.contract.digest[:12]}"
+    return f"epsilon {round_up(epsilon)} of {caps.lifetime:g} at delta {delta:g}{terms}"

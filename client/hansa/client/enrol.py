@@ -9,10 +9,12 @@ import grpc
 from cryptography import x509
 
 from hansa.client.channel import CALL_TIMEOUT_S, open_channel, translated
+from hansa.client.contract_offer import with_this_code
 from hansa.client.entropy import SystemEntropy
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.site import Site, SiteSettings
 from hansa.client.version import SPEAKS
+from hansa.core.contract import Contract
 from hansa.core.credentials import write_credentials
 from hansa.core.errors import ConflictError, InvalidInputError
 from hansa.core.identity import (
@@ -31,6 +33,7 @@ from hansa.core.identity import (
     make_key,
 )
 from hansa.core.invitation import Invitation
+from hansa.core.privacy.events import UNIT, Unit
 from hansa.core.privacy.ledger import Ledger
 from hansa.core.storage import write_atomically
 from hansa.protos.v1 import enrolment_pb2 as pb
@@ -49,6 +52,10 @@ class Terms:
     base_models: Mapping[str, Path]
     serving_port: int
     update_period_s: float
+    unit: Unit = UNIT
+    """Whom the ledger protects, for its whole life."""
+    contract: Contract | None = None
+    """What the server may ask for; absent, the defaults."""
 
 
 def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> SiteSettings:
@@ -57,7 +64,8 @@ def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> 
     A site that was a member before joins again with a new token, and keeps its ledger.
 
     Raises:
-        ConflictError: the site belongs to another merchant, or its ledger has other terms.
+        ConflictError: the site belongs to another merchant, its ledger has other terms, or the
+            server is too old for terms of the merchant's own.
         UnauthorisedError: the invitation is not valid any more.
         TransportError: the server cannot be reached.
     """
@@ -78,6 +86,7 @@ def join(site: Site, invitation: Invitation, terms: Terms, now: dt.datetime) -> 
     write_atomically(site.identity / "root.json", membership.tuf_root)
     if not site.has_joined():
         make_application_credentials(site, now)
+    _accept_contract(site, membership, terms, now)
     settings = SiteSettings(
         merchant=invitation.merchant,
         server_address=invitation.address,
@@ -163,11 +172,28 @@ def _ask(site: Site, invitation: Invitation, ledger_key: bytes) -> pb.Membership
 
 def _check_terms(ledger: Ledger, terms: Terms) -> None:
     """A ledger of an earlier attempt keeps its cap: it cannot be set anew in passing."""
-    if (ledger.cap_epsilon, ledger.opening.delta) != (terms.epsilon_cap, terms.delta):
+    opening = ledger.opening
+    found = (ledger.cap_epsilon, opening.delta, opening.unit)
+    if found != (terms.epsilon_cap, terms.delta, terms.unit):
         raise ConflictError(
             f"this site's ledger was opened with cap {ledger.cap_epsilon:g} at delta "
-            f"{ledger.opening.delta:g}; join with these, and use 'raise-cap' afterwards"
+            f"{opening.delta:g} for each {opening.unit}; join with these, and use 'raise-cap' "
+            "afterwards"
         )
+
+
+def _accept_contract(site: Site, membership: pb.Membership, terms: Terms, now: dt.datetime) -> None:
+    """Everything is under a contract from the start; one that was accepted before stays."""
+    if not membership.takes_contracts:
+        if terms.contract is not None:
+            raise ConflictError(
+                "this server is of a version that knows no contracts; join without --contract, or "
+                "ask the operator to update it"
+            )
+        return
+    with LedgerStore.open(site.ledger) as store:
+        if store.ledger.accepted is None:
+            store.accept(with_this_code(terms.contract or Contract(units=(terms.unit,))), now=now)
 
 
 def _open_ledger(site: Site, terms: Terms, now: dt.datetime) -> bytes:
@@ -177,6 +203,7 @@ def _open_ledger(site: Site, terms: Terms, now: dt.datetime) -> bytes:
             site.ledger,
             cap_epsilon=terms.epsilon_cap,
             delta=terms.delta,
+            unit=terms.unit,
             entropy=SystemEntropy(),
             now=now,
         )

@@ -20,13 +20,15 @@ from typing import BinaryIO, Final, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from hansa.core.contract import Contract
 from hansa.core.errors import BudgetExhaustedError, ConflictError, LedgerError, NotFoundError
 from hansa.core.ids import RunId, Sha256, TaskId
 from hansa.core.privacy.entries import Entry, Head
-from hansa.core.privacy.events import PrivacyEvent
+from hansa.core.privacy.events import UNIT, PrivacyEvent, Unit
 from hansa.core.privacy.ledger import Ledger, open_ledger
 from hansa.core.privacy.mechanism import Entropy
-from hansa.core.signing import SEED_BYTES, signing_key
+from hansa.core.privacy.own_book import read_own_book
+from hansa.core.signing import SEED_BYTES, key_id_of, signing_key
 from hansa.core.storage import write_atomically
 
 LEDGER_NAME: Final = "ledger.jsonl"
@@ -81,7 +83,14 @@ class LedgerStore:
 
     @classmethod
     def create(
-        cls, folder: Path, *, cap_epsilon: float, delta: float, entropy: Entropy, now: datetime
+        cls,
+        folder: Path,
+        *,
+        cap_epsilon: float,
+        delta: float,
+        entropy: Entropy,
+        now: datetime,
+        unit: Unit = UNIT,
     ) -> Self:
         """Begins a book under a fresh key, and opens it for writing.
 
@@ -92,7 +101,7 @@ class LedgerStore:
         """
         key = signing_key(entropy.random_bytes(SEED_BYTES))
         ledger = open_ledger(
-            cap_epsilon=cap_epsilon, delta=delta, key=key, entropy=entropy, now=now
+            cap_epsilon=cap_epsilon, delta=delta, key=key, entropy=entropy, now=now, unit=unit
         )
         with _sole_creator(folder):
             path = folder / LEDGER_NAME
@@ -118,8 +127,8 @@ class LedgerStore:
         key = _read_key(folder / KEY_NAME)
         file = LedgerFile(handle := _locked(folder / LEDGER_NAME))
         try:
-            entries = _parse(_repaired(handle))
-            ledger = Ledger(entries, key=key, sink=file, expected_head=expected_head)
+            entries = read_own_book(_repaired(handle), public_key=key_id_of(key))
+            ledger = Ledger(entries, key=key, sink=file, expected_head=expected_head, verified=True)
         except BaseException:
             file.close()
             raise
@@ -145,9 +154,10 @@ class LedgerStore:
 
         Raises:
             ConflictError: the id was reserved before; send the kept bytes again instead.
-            BudgetExhaustedError: the cap would be exceeded; nothing was spent.
-            InvalidInputError: a name or number is out of bounds, or there are no events.
-            LedgerError: the disk refused.
+            BudgetExhaustedError: a cap would be exceeded; nothing was spent.
+            InvalidInputError: a name or number is out of bounds, the events have another unit than
+                the book, or there are none.
+            LedgerError: the disk refused, or the clock was moved back.
         """
         with self._turn:
             try:
@@ -161,7 +171,9 @@ class LedgerStore:
                     now=now,
                 )
             except BudgetExhaustedError:
-                self._ledger.refuse(task, plan_digest=plan_digest, events=events, now=now)
+                self._ledger.refuse(
+                    task, plan_digest=plan_digest, run=run, phase=phase, events=events, now=now
+                )
                 raise
 
     def commit(self, task: TaskId, *, sha256: Sha256, now: datetime) -> Entry:
@@ -169,11 +181,22 @@ class LedgerStore:
 
         Raises:
             NotFoundError: nothing was reserved under this id.
-            ConflictError: other bytes were committed under this id.
+            ConflictError: other bytes were committed under this id, or it was released.
             LedgerError: the disk refused.
         """
         with self._turn:
             return self._ledger.commit(task, sha256=sha256, now=now)
+
+    def release(self, task: TaskId, *, now: datetime) -> Entry:
+        """Takes back the reservation of a task that was given up before it touched any data.
+
+        Raises:
+            NotFoundError: nothing was reserved under this id.
+            ConflictError: the task was committed.
+            LedgerError: the disk refused.
+        """
+        with self._turn:
+            return self._ledger.release(task, now=now)
 
     def declare(
         self,
@@ -211,10 +234,20 @@ class LedgerStore:
 
         Raises:
             InvalidInputError: the new cap is not above the old one.
-            LedgerError: the disk refused.
+            LedgerError: the disk refused, or the clock was moved back.
         """
         with self._turn:
             return self._ledger.raise_cap(cap_epsilon, now=now)
+
+    def accept(self, contract: Contract, *, offer: int = 0, now: datetime) -> Entry:
+        """Puts terms into force to which the merchant consented.
+
+        Raises:
+            InvalidInputError: the terms do not allow the book's own unit.
+            LedgerError: the disk refused, or the clock was moved back.
+        """
+        with self._turn:
+            return self._ledger.accept(contract, offer=offer, now=now)
 
     def close(self) -> None:
         """Lets another process write."""
@@ -235,7 +268,7 @@ class LedgerStore:
 
 
 def read_ledger(folder: Path) -> Ledger:
-    """The book as it stands, for reading only: no lock, no key, no repair.
+    """One's own book as it stands, for reading only: no lock, no key, no repair.
 
     Raises:
         NotFoundError: the folder holds no ledger.
@@ -246,7 +279,31 @@ def read_ledger(folder: Path) -> Ledger:
         data = path.read_bytes()
     except FileNotFoundError as error:
         raise _absent(path) from error
-    return Ledger(_parse(data[: data.rfind(b"\n") + 1]))
+    return Ledger(read_own_book(data[: data.rfind(b"\n") + 1]), verified=True)
+
+
+@contextmanager
+def sole_user(folder: Path) -> Iterator[None]:
+    """Keeps every writer away from a book, even from a broken one; nothing is read.
+
+    Raises:
+        LedgerError: another process writes it.
+    """
+    if not (folder / LEDGER_NAME).exists():
+        yield
+        return
+    with _locked(folder / LEDGER_NAME):
+        yield
+
+
+def read_key(folder: Path) -> Ed25519PrivateKey:
+    """The key of one's own book.
+
+    Raises:
+        NotFoundError: the folder holds none.
+        LedgerError: others can read it, or it is no key.
+    """
+    return _read_key(folder / KEY_NAME)
 
 
 def _absent(path: Path) -> NotFoundError:
@@ -306,11 +363,6 @@ def _is_entry(line: bytes) -> bool:
     except LedgerError:
         return False
     return True
-
-
-def _parse(data: bytes) -> list[Entry]:
-    lines = data.split(b"\n")[:-1]
-    return [Entry.parse(line, f"ledger line {number}") for number, line in enumerate(lines, 1)]
 
 
 def _key_pem(key: Ed25519PrivateKey) -> bytes:

@@ -55,8 +55,10 @@ class Site:
         self.cache = path / "cache"
         self.applications = path / "applications"
         self.plans = path / "plans"
+        self.log = path / "log"
         self.allowed_apps = path / "allowed-apps.json"
         self.app_states = path / "app-states"
+        self.offered_terms = path / "offered-terms.json"
         self.halt = path / "stopped.json"
         self.pseudonym_key = path / "pseudonyms.key"
 

@@ -13,13 +13,14 @@ from hansa.client.ledger_store import LedgerStore
 from hansa.client.node.codec import TaskCodec
 from hansa.client.node.guests import Guests
 from hansa.client.node.loop import NodeLoop
-from hansa.client.node.outbox import Outbox
+from hansa.client.node.outbox import MAX_LETTER_BYTES, Outbox
 from hansa.client.node.secure import SecureRounds
 from hansa.client.node.work import Worker
 from hansa.client.participation import Participation
 from hansa.client.serving.server import RetailServer, ServingSettings, TlsFiles
 from hansa.client.site import Site, SiteSettings
 from hansa.client.storefront import Storefront
+from hansa.client.witness import Witness
 from hansa.core.credentials import read_credentials
 from hansa.core.storage import BlobStore
 
@@ -68,11 +69,13 @@ def _take_part(site: Site, settings: SiteSettings, stop: threading.Event) -> Non
 
 def _node(site: Site, settings: SiteSettings, store: LedgerStore) -> NodeLoop:
     application = FlowerApplication(site)
-    outbox, contexts = Outbox(site.outbox), BlobStore(site.contexts)
+    most = min(MAX_LETTER_BYTES, store.ledger.contract.max_up_bytes_per_round)
+    outbox, contexts = Outbox(site.outbox, most), BlobStore(site.contexts)
     codec = TaskCodec.of(site, store.ledger)
     secure = SecureRounds(site, SystemEntropy(), utc_now)
     guests = Guests(site, settings, store, outbox, utc_now)
-    worker = Worker(settings, store, outbox, contexts, application, utc_now, codec, secure, guests)
+    parts = (settings, store, outbox, contexts, application, utc_now, codec, secure, guests)
+    worker = Worker(*parts, Witness.of(site))
     return NodeLoop(site, settings, worker)
 
 

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 
 from hansa.client.channel import open_channel
+from hansa.client.contract_offer import takes_releases
 from hansa.client.dataset import Dataset
 from hansa.client.plans import PlanShelf
 from hansa.client.retrieval.embedding_cache import EmbeddingCache
@@ -21,6 +22,7 @@ from hansa.client.retrieval.serving_model import ServingModel
 from hansa.client.serving.retail import ActiveRelease
 from hansa.client.serving.server import RetailServer
 from hansa.client.site import Site, SiteSettings
+from hansa.client.updates.guard import SiteGuard, StatementGuard
 from hansa.client.updates.release_source import GrpcReleaseSource
 from hansa.client.updates.updater import Updater
 from hansa.core.cold import is_cold
@@ -43,6 +45,9 @@ class Storefront:
     def run(self, stop: threading.Event) -> None:
         """Serves what is installed, then looks for updates until told to stop."""
         self._attempt("cannot serve the installed release", self._serve_current)
+        if not takes_releases(self._site):
+            _log.warning("the contract lets no release be taken: the present one goes on")
+            return
         while not stop.wait(self._settings.update_period_s):
             self._attempt("no update", self._update)
 
@@ -63,12 +68,12 @@ class Storefront:
         )
 
     def _update(self, source: GrpcReleaseSource) -> None:
-        updater = self._updater(source)
+        updater = self._updater(source, SiteGuard(self._site, self._settings.merchant))
         if updater.refresh_and_fetch(CHANNEL) is not None or self._server.active is None:
             self._serve_current(source)
 
-    def _updater(self, source: GrpcReleaseSource) -> Updater:
-        return Updater(self._site.releases, source, self._site.tuf_root())
+    def _updater(self, source: GrpcReleaseSource, guard: StatementGuard | None = None) -> Updater:
+        return Updater(self._site.releases, source, self._site.tuf_root(), guard=guard)
 
     def _serve_current(self, source: GrpcReleaseSource) -> None:
         updater = self._updater(source)

@@ -2,12 +2,13 @@
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from hansa.core.canonical import sha256_hex
 from hansa.core.errors import LedgerError
 from hansa.core.ids import MerchantId, Sha256, TaskId
+from hansa.core.privacy.bodies import AnyBody
 from hansa.core.privacy.entries import (
-    AnyBody,
     Commit,
     Declare,
     Entry,
@@ -16,11 +17,17 @@ from hansa.core.privacy.entries import (
     verify_chain,
     verify_continuation,
 )
-from hansa.core.privacy.rules import BookRules
+from hansa.core.privacy.rules import BookRules, FalseEntryError
+from hansa.core.privacy.spending import CapWatch
 from hansa.server.state.journal import LedgerCopies
 
 _RECENT = 16
 """Entries at the end of a book that are kept in memory: a result is checked against the newest."""
+
+
+SLACK: Final = 0.01
+"""So much more epsilon than its cap a book may show here: the client's accountant may be another
+version, and people see two decimals. The auditor judges without it."""
 
 
 class Book:
@@ -33,6 +40,7 @@ class Book:
         self._head: Head | None = None
         self._last_line = ""
         self._rules = BookRules()
+        self._watch = CapWatch(SLACK)
         self._recent: deque[Entry] = deque(maxlen=_RECENT)
         self._fault: LedgerError | None = None
 
@@ -77,6 +85,35 @@ class Book:
             raise LedgerError(f"the ledger of {self.merchant} is kept under another key")
         verify_continuation(entries, after=self._head, public_key=self._key)
 
+    def refuse_cheating(self, fresh: Sequence[Entry]) -> None:
+        """Refuses entries that exceed a cap or claim a refund; nothing is taken in.
+
+        Entries that break another rule pass, for they are kept as evidence; so does all that comes
+        after them, for such a book pays for nothing any more.
+
+        Args:
+            fresh: verified entries that are to follow.
+
+        Raises:
+            LedgerError: one of them is such an entry; the sentence names its position.
+        """
+        if self._fault is not None:
+            return
+        rules, watch = self._rules.fork(), self._watch.fork()
+        for entry in fresh:
+            try:
+                rules.admit(entry)
+            except FalseEntryError:
+                raise
+            except LedgerError:
+                return
+            overdraft = watch.overdraft(entry)
+            if overdraft is not None:
+                raise LedgerError(
+                    f"ledger entry {entry.position}: it raises {overdraft.sentence()}"
+                )
+            watch.admit(entry, lambda task: self._reservation(rules, task, fresh))
+
     def admit(self, entries: Sequence[Entry], last_line: str) -> None:
         """Takes in verified entries that stand in the copy, which ends with ``last_line`` now."""
         if self._head is None:
@@ -93,6 +130,19 @@ class Book:
             self._rules.admit(entry)
         except LedgerError as error:
             self._fault = self._fault or error
+            return
+        self._watch.admit(entry, lambda task: self._reservation(self._rules, task))
+
+    def _reservation(
+        self, rules: BookRules, task: str, fresh: Sequence[Entry] = ()
+    ) -> tuple[Reserve, str] | None:
+        """A task's reservation with its time, from the copy or from what is to follow it."""
+        position = rules.reserved_at(task)
+        if position is None:
+            return None
+        beyond = position - self.size
+        entry = fresh[beyond] if 0 <= beyond < len(fresh) else self._entry(position)
+        return (entry.body, entry.time) if isinstance(entry.body, Reserve) else None
 
     def checked(self) -> "Book":
         """The book, if all its entries keep to the rules.
@@ -107,25 +157,28 @@ class Book:
         return self
 
     def reservation(self, task: TaskId) -> Reserve | None:
-        """What was reserved under this id."""
-        body = self._body(self._rules.reserved_at(task))
+        """What is reserved under this id, and was not taken back."""
+        if self._rules.released_at(task) is not None:
+            return None
+        body = self._body_at(self._rules.reserved_at(task))
         return body if isinstance(body, Reserve) else None
 
     def released(self, task: TaskId) -> Sha256 | None:
         """The digest of the bytes released under this id."""
-        body = self._body(self._rules.committed_at(task))
+        body = self._body_at(self._rules.committed_at(task))
         return Sha256(body.sha256) if isinstance(body, Commit) else None
 
     def declaration(self, task: TaskId) -> Declare | None:
         """What a foreign app released under this id."""
-        body = self._body(self._rules.declared_at(task))
+        body = self._body_at(self._rules.declared_at(task))
         return body if isinstance(body, Declare) else None
 
-    def _body(self, position: int | None) -> AnyBody | None:
-        if position is None:
-            return None
+    def _body_at(self, position: int | None) -> AnyBody | None:
+        return None if position is None else self._entry(position).body
+
+    def _entry(self, position: int) -> Entry:
         for entry in reversed(self._recent):
             if entry.position == position:
-                return entry.body
+                return entry
         (line,) = self._copies.lines(self.merchant, position, 1)
-        return Entry.parse(line.encode(), "a held entry").body
+        return Entry.parse(line.encode(), "a held entry")

@@ -5,14 +5,14 @@ so that a result costs the same in the thousandth round as in the first.
 """
 
 import threading
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from hansa.core.errors import LedgerError
 from hansa.core.flower_plan import AnyPlan, FlowerPlan, parse_any_plan
 from hansa.core.ids import MerchantId, Sha256, TaskId
-from hansa.core.plan import RunPlan
-from hansa.core.privacy.entries import Entry
-from hansa.core.privacy.events import PrivacyEvent, covers
+from hansa.core.privacy.entries import Entry, Release
+from hansa.core.privacy.events import covers
 from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.secure.protocol import LIGHT_STAGES
 from hansa.server.ledger_book import Book
@@ -24,10 +24,27 @@ from hansa.server.state.tables import TaskRow
 MAX_ENTRIES_BYTES = 3 << 20
 
 
+Delivered = Callable[[MerchantId, str], bool]
+
+
+def _nothing(_merchant: MerchantId, _task: str) -> bool:
+    return False
+
+
 class LedgerDesk:
     """The server's copies, which grow with every result; a merchant's first key is its only one."""
 
-    def __init__(self, members: Members, copies: LedgerCopies) -> None:
+    def __init__(
+        self, members: Members, copies: LedgerCopies, delivered: Delivered = _nothing
+    ) -> None:
+        """Takes its parts.
+
+        Args:
+            members: who has which ledger key.
+            copies: where the entries lie.
+            delivered: whether bytes of a merchant's task ever came in.
+        """
+        self._delivered = delivered
         self._members = members
         self._copies = copies
         self._lock = threading.Lock()
@@ -46,7 +63,8 @@ class LedgerDesk:
             The first position that is not held here now.
 
         Raises:
-            LedgerError: entries are missing, edited, reordered or signed by another key.
+            LedgerError: entries are missing, edited, reordered or signed by another key, exceed a
+                cap, or take back what was sent; the sentence names the position.
         """
         if len(data) > MAX_ENTRIES_BYTES:
             raise LedgerError("too many ledger entries at once; send them in smaller portions")
@@ -76,7 +94,7 @@ class LedgerDesk:
         work = (task.run_id, task.round_number, task.phase, run.plan_digest)
         if booked is None or (booked.run, booked.round, booked.phase, booked.plan_digest) != work:
             raise LedgerError("the update's cost is not reserved in the ledger; reserve, then work")
-        if not covers(booked.events, _cost(plan, task.phase)):
+        if not covers(booked.events, PrivacyPlan.of(plan).events_for(task.phase)):
             raise LedgerError("the ledger reserves less than the plan costs")
         if ledger.released(TaskId(task.task_id)) != sha256:
             raise LedgerError("the ledger does not commit these bytes; commit, then send")
@@ -107,9 +125,20 @@ class LedgerDesk:
     def _take_in(self, book: Book, fresh: list[Entry]) -> None:
         """Verified first, written second, remembered last."""
         book.verify(fresh, public_key=self._public_key(book.merchant))
+        book.refuse_cheating(fresh)
+        self._refuse_refunds(book.merchant, fresh)
         lines = [entry.to_bytes().decode() for entry in fresh]
         self._copies.append(book.merchant, book.size, lines)
         book.admit(fresh, lines[-1])
+
+    def _refuse_refunds(self, merchant: MerchantId, fresh: Sequence[Entry]) -> None:
+        """Whoever sent bytes of a task cannot have given it up before it touched data."""
+        for entry in fresh:
+            if isinstance(entry.body, Release) and self._delivered(merchant, entry.body.id):
+                raise LedgerError(
+                    f"ledger entry {entry.position}: it takes back task {entry.body.id}, of which "
+                    "bytes were sent"
+                )
 
     def _fresh(self, book: Book, lines: list[bytes]) -> list[Entry]:
         entries = [Entry.parse(line, f"an entry of {book.merchant}") for line in lines]
@@ -153,9 +182,3 @@ def _check_declared(ledger: Book, task: TaskRow, run: RunTerms, app: str, sha256
         declared.sha256,
     ):
         raise LedgerError("the app's release is not declared in the ledger; declare, then send")
-
-
-def _cost(run_plan: RunPlan, phase: str) -> list[PrivacyEvent]:
-    plan = PrivacyPlan.of(run_plan)
-    event = plan.round_event() if phase == "train" else plan.evaluation_event()
-    return [] if event is None else [event]

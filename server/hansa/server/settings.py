@@ -48,6 +48,9 @@ class ServerSettings(BaseModel):
     """Life of the certificate with which the operator's commands call."""
     reflection: bool = False
     """Whether gRPC reflection is offered."""
+    empirical_audit_limit_s: Annotated[float, Field(ge=0.0, le=3600.0)] = 0.0
+    """Seconds that the attack on a plan's training code may take before its first release; 0: it is
+    not run, and the privacy statement says so."""
     allowed_apps: tuple[ObjectRef, ...] = ()
     """Foreign strategies and Flower apps, as ``module:object``, that plans may name."""
 
@@ -98,6 +101,7 @@ class StateFolder:
         self.uploads = path / "uploads"
         self.work = path / "work"
         self.cache = path / "cache"
+        self.terms = path / "terms.json"
 
     def is_initialised(self) -> bool:
         """Whether there is a server's state."""

@@ -1,114 +1,76 @@
 """The entries of a privacy ledger, and the chain that binds them.
 
 Each entry names its position and the hash of the one before; its own hash is the SHA-256 of the
-canonical JSON of all this, and the merchant's Ed25519 key signs that hash. Entries are public: they
-hold no count of shoppers or records, no loss, nothing derived from data.
+canonical JSON of all this, and the merchant's Ed25519 key signs that hash. What an entry says is
+its body (``hansa.core.privacy.bodies``).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hansa.core.canonical import canonical_json, digest, parse_json
+from hansa.core.canonical import canonical_json, parse_json, sha256_hex
 from hansa.core.errors import HansaError, InvalidInputError, LedgerError
 from hansa.core.ids import Sha256
-from hansa.core.privacy.events import NEIGHBOURS, UNIT, DecimalText, PrivacyEvent
-from hansa.core.signing import KeyId, SignatureHex, is_signed, sign_bytes
+from hansa.core.privacy.bodies import (
+    Accept,
+    AnyBody,
+    Body,
+    Commit,
+    Declare,
+    Digest,
+    Label,
+    Open,
+    Position,
+    RaiseCap,
+    Refuse,
+    Release,
+    Reserve,
+)
+from hansa.core.signing import SignatureHex, is_signed, sign_bytes
+
+__all__ = [
+    "DOMAIN",
+    "GENESIS",
+    "Accept",
+    "AnyBody",
+    "Body",
+    "Commit",
+    "Declare",
+    "Digest",
+    "Entry",
+    "Head",
+    "Label",
+    "Moment",
+    "Open",
+    "RaiseCap",
+    "Refuse",
+    "Release",
+    "Reserve",
+    "check_head",
+    "is_later",
+    "make_entry",
+    "moment",
+    "verify_chain",
+    "verify_continuation",
+]
 
 DOMAIN: Final = "ledger entry"
 GENESIS: Final = Sha256("0" * 64)
 """What stands for the hash before the first entry."""
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Label = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")]
-Budget = Annotated[DecimalText, Field(gt=0.0)]
-Cost = Annotated[DecimalText, Field(ge=0.0)]
-Delta = Annotated[DecimalText, Field(gt=0.0, lt=1.0)]
-Position = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
 Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Open(_Part):
-    """The book begins: for which data set, under whose key, with which budget."""
-
-    kind: Literal["open"] = "open"
-    dataset_id: Digest
-    """Random; says nothing about the data."""
-    public_key: KeyId
-    cap_epsilon: Budget
-    delta: Delta
-    unit: Literal["shopper"] = UNIT
-    neighbours: Literal["add_or_remove_one"] = NEIGHBOURS
-
-
-class Reserve(_Part):
-    """A task may begin; from now on its worst case is spent, whatever becomes of it."""
-
-    kind: Literal["reserve"] = "reserve"
-    id: Label
-    plan_digest: Digest
-    run: Label
-    round: Position
-    phase: Label
-    events: Annotated[tuple[PrivacyEvent, ...], Field(min_length=1, max_length=64)]
-
-
-class Commit(_Part):
-    """The reserved task's result: these very bytes were released, and may be sent again."""
-
-    kind: Literal["commit"] = "commit"
-    id: Label
-    sha256: Digest
-
-
-class Refuse(_Part):
-    """A task was refused, because it would have exceeded the cap; nothing was spent."""
-
-    kind: Literal["refuse"] = "refuse"
-    id: Label
-    plan_digest: Digest
-    epsilon_needed: Cost
-    cap_epsilon: Budget
-
-
-class RaiseCap(_Part):
-    """The merchant allows more in total."""
-
-    kind: Literal["raise_cap"] = "raise_cap"
-    cap_epsilon: Budget
-
-
-class Declare(_Part):
-    """A foreign app released these very bytes, under the merchant's own responsibility.
-
-    Nobody knows what they say about a shopper: the ledger's epsilon does not count them.
-    """
-
-    kind: Literal["declare"] = "declare"
-    id: Label
-    app: Label
-    """The app as ``module:object``, as the merchant allowed it."""
-    plan_digest: Digest
-    run: Label
-    round: Position
-    phase: Label
-    sha256: Digest
-
-
-AnyBody = Open | Reserve | Commit | Refuse | RaiseCap | Declare
-Body = Annotated[AnyBody, Field(discriminator="kind")]
-
-
-class Entry(_Part):
+class Entry(BaseModel):
     """One line of the book."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     position: Position
     previous: Digest
@@ -138,11 +100,24 @@ class Entry(_Part):
 
     def to_bytes(self) -> bytes:
         """The canonical JSON form, without a line end."""
-        return canonical_json(self.model_dump(mode="json"))
+        return _canonical(self.model_dump(mode="json"), self.body)
 
     def true_hash(self) -> Sha256:
         """The hash that this entry must carry."""
-        return digest(self.model_dump(mode="json", exclude={"hash", "signature"}))
+        value = self.model_dump(mode="json", exclude={"hash", "signature"})
+        return sha256_hex(_canonical(value, self.body))
+
+
+def _canonical(value: dict[str, Any], body: AnyBody) -> bytes:
+    """The canonical JSON of an entry.
+
+    A contract holds fractions, which RFC 8785 writes in a way of its own. All other bodies hold
+    ASCII text and whole numbers below 2^53 alone, for which the standard library's form with
+    sorted keys is the same, four times as fast.
+    """
+    if isinstance(body, Accept):
+        return canonical_json(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +137,11 @@ def moment(now: datetime) -> Moment:
     if now.tzinfo is None:
         raise InvalidInputError("the ledger needs a time with its zone")
     return now.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def is_later(one: Moment, other: Moment) -> bool:
+    """Whether one moment lies after another; whole seconds are written without a fraction."""
+    return one[:-1] > other[:-1]
 
 
 def make_entry(
@@ -212,7 +192,7 @@ def verify_chain(
             f"not under {public_key[:12]}"
         )
     _check_links(entries, 0, GENESIS, opening.public_key)
-    _check_head(entries, expected_head)
+    check_head(entries, expected_head)
     return opening
 
 
@@ -267,7 +247,12 @@ def _disorder(entries: Sequence[Entry], index: int, first: int) -> str:
     return "entries were dropped" if missing else "entries were reordered"
 
 
-def _check_head(entries: Sequence[Entry], head: Head | None) -> None:
+def check_head(entries: Sequence[Entry], head: Head | None) -> None:
+    """Checks that a book still holds what somebody else has seen of it.
+
+    Raises:
+        LedgerError: it was truncated or rewritten; the sentence names the position.
+    """
     if head is None:
         return
     if len(entries) <= head.position:

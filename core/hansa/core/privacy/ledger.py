@@ -2,24 +2,29 @@
 
 The rules:
 
-* what is reserved is spent, from that moment and for good, whether or not a commit follows;
+* what is reserved is spent, from that moment and for good, whether or not a commit follows; only
+  a task that was given up before it touched data may be released again;
 * a task id is reserved once; a second time is a conflict, so a replayed message trains nothing;
-* a reservation beyond the cap is refused before any data are touched;
+* a reservation beyond a cap is refused before any data are touched: for life, a plan, a month, or
+  the share for metrics;
 * epsilon is never stored as truth: it is recomputed from the events;
 * a commit binds the reservation to the released bytes; sending those again costs nothing;
 * what a foreign app releases is declared with its digest before it leaves, and never counted: a
-  task is either reserved or declared, never both.
+  task is either reserved or declared, never both;
+* the merchant's terms are entries too, and hold until it accepts others;
+* a book has one unit of privacy, and its time never runs backwards.
 
 The class works in memory and performs no I/O: ``hansa.client.ledger_store`` makes it durable.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
+from hansa.core.contract import Contract
 from hansa.core.errors import (
     BudgetExhaustedError,
     ConflictError,
@@ -28,28 +33,25 @@ from hansa.core.errors import (
     NotFoundError,
 )
 from hansa.core.ids import RunId, Sha256, TaskId
-from hansa.core.privacy.accounting import epsilon_pld, round_up
-from hansa.core.privacy.entries import (
+from hansa.core.privacy.bodies import (
+    Accept,
     AnyBody,
     Commit,
     Declare,
-    Entry,
-    Head,
     Open,
     RaiseCap,
     Refuse,
+    Release,
     Reserve,
-    make_entry,
-    verify_chain,
 )
-from hansa.core.privacy.events import PrivacyEvent, merge
+from hansa.core.privacy.book import BookState
+from hansa.core.privacy.entries import Entry, Head, make_entry
+from hansa.core.privacy.events import UNIT, PrivacyEvent, Unit, merge
 from hansa.core.privacy.mechanism import Entropy
-from hansa.core.privacy.rules import BookRules
 from hansa.core.signing import key_id_of
 
 DATASET_ID_BYTES = 32
-
-_Part = TypeVar("_Part", Open, Reserve, Commit, Refuse, RaiseCap, Declare)
+_Body = TypeVar("_Body", Open, Reserve, Commit, Release, Refuse, RaiseCap, Accept, Declare)
 
 
 class EntrySink(Protocol):
@@ -60,8 +62,8 @@ class EntrySink(Protocol):
         ...
 
 
-class Ledger:
-    """One merchant's book, verified when it is loaded."""
+class Ledger(BookState):
+    """One merchant's book, and the verbs by which it grows."""
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class Ledger:
         key: Ed25519PrivateKey | None = None,
         sink: EntrySink | None = None,
         expected_head: Head | None = None,
+        verified: bool = False,
     ) -> None:
         """Takes over a book after verifying it.
 
@@ -78,79 +81,17 @@ class Ledger:
             key: the book's private key; absent, the book can only be read.
             sink: is given each new entry before it counts.
             expected_head: the newest entry that somebody else has seen.
+            verified: whether the caller has verified the chain (``own_book.read_own_book``).
 
         Raises:
             LedgerError: the book is broken, or kept under another key.
         """
         public_key = None if key is None else key_id_of(key)
-        self._opening = verify_chain(entries, public_key=public_key, expected_head=expected_head)
+        super().__init__(
+            entries, public_key=public_key, expected_head=expected_head, verified=verified
+        )
         self._key = key
         self._sink = sink
-        self._rules = BookRules()
-        self._entries: list[Entry] = []
-        self._reservations: dict[str, Reserve] = {}
-        self._commits: dict[str, Entry] = {}
-        self._refusals: dict[tuple[str, float], Entry] = {}
-        self._declarations: dict[str, Entry] = {}
-        self._events: tuple[PrivacyEvent, ...] = ()
-        self._cap = self._opening.cap_epsilon
-        for entry in entries:
-            self._admit(entry)
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """The whole book, first entry first."""
-        return tuple(self._entries)
-
-    @property
-    def head(self) -> Head:
-        """The newest entry, for others to hold against truncation."""
-        last = self._entries[-1]
-        return Head(position=last.position, hash=Sha256(last.hash))
-
-    @property
-    def opening(self) -> Open:
-        """The first entry's body: data set, public key, delta."""
-        return self._opening
-
-    @property
-    def cap_epsilon(self) -> float:
-        """What the merchant allows in total, as last raised."""
-        return self._cap
-
-    @property
-    def events(self) -> tuple[PrivacyEvent, ...]:
-        """Everything reserved so far, merged."""
-        return self._events
-
-    def spent_epsilon(self) -> float:
-        """Epsilon of all reservations at the book's delta, by PLD."""
-        return epsilon_pld(self._events, self._opening.delta)
-
-    def would_spend(self, events: Iterable[PrivacyEvent]) -> float:
-        """Epsilon of the whole book if these events were reserved too; nothing is booked."""
-        return epsilon_pld(merge([*self._events, *events]), self._opening.delta)
-
-    def remaining(self) -> float:
-        """The cap less what is spent, at least 0.
-
-        Composition is not additive: use ``would_spend`` to see whether a run fits.
-        """
-        return max(0.0, self._cap - self.spent_epsilon())
-
-    def reservation(self, task: TaskId) -> Reserve | None:
-        """What was reserved under this id."""
-        return self._reservations.get(task)
-
-    def released(self, task: TaskId) -> Sha256 | None:
-        """The digest of the bytes released under this id."""
-        entry = self._commits.get(task)
-        return Sha256(entry.body.sha256) if entry and isinstance(entry.body, Commit) else None
-
-    def declaration(self, task: TaskId) -> Declare | None:
-        """What a foreign app released under this id."""
-        entry = self._declarations.get(task)
-        return entry.body if entry and isinstance(entry.body, Declare) else None
 
     def reserve(
         self,
@@ -167,18 +108,19 @@ class Ledger:
 
         Raises:
             ConflictError: the id was reserved before; send the kept bytes again instead.
-            BudgetExhaustedError: the cap would be exceeded; nothing was booked.
-            InvalidInputError: a name or number is out of bounds, or there are no events.
-            LedgerError: the book is read-only or could not be written.
+            BudgetExhaustedError: a cap would be exceeded; nothing was booked.
+            InvalidInputError: a name or number is out of bounds, the events have another unit than
+                the book, or there are none.
+            LedgerError: the book is read-only or could not be written, or the clock was set back.
         """
         if task in self._reservations:
             raise ConflictError(f"task {task} was reserved before; resend its result, do not train")
-        body = _reserve_body(task, plan_digest, run, round_number, phase, events)
-        needed = self.would_spend(body.events)
-        if needed > self._cap:
+        body = self._reserve_body(task, plan_digest, run, round_number, phase, events)
+        self.check_clock(now)
+        overdraft = self._overdraft(body, now)
+        if overdraft is not None:
             raise BudgetExhaustedError(
-                f"task {task} would raise epsilon to {round_up(needed)}, above the cap of "
-                f"{self._cap}; raise the cap or leave the run"
+                f"task {task} would raise {overdraft.sentence()}; raise the cap or leave the run"
             )
         return self._append(body, now)
 
@@ -187,11 +129,13 @@ class Ledger:
 
         Raises:
             NotFoundError: nothing was reserved under this id.
-            ConflictError: other bytes were committed under this id.
+            ConflictError: other bytes were committed under this id, or it was released.
             LedgerError: the book is read-only or could not be written.
         """
         if task not in self._reservations:
             raise NotFoundError(f"task {task} has no reservation to commit")
+        if task in self._releases:
+            raise ConflictError(f"the reservation of task {task} was released; send nothing for it")
         known = self._commits.get(task)
         if known is None:
             return self._append(_checked(Commit, id=task, sha256=sha256), now)
@@ -199,29 +143,59 @@ class Ledger:
             raise ConflictError(f"task {task} released other bytes before; send those again")
         return known
 
-    def refuse(
-        self, task: TaskId, *, plan_digest: Sha256, events: Sequence[PrivacyEvent], now: datetime
-    ) -> Entry:
-        """Books that a task was refused, once for each cap; spends nothing.
+    def release(self, task: TaskId, *, now: datetime) -> Entry:
+        """Takes a reservation back; repeating it changes nothing.
+
+        Only for a task of which nothing can have left: it was given up before data were touched.
+        The ledger knows but that nothing was committed; the caller must know the rest.
 
         Raises:
-            ConflictError: the task was reserved, or would keep to the cap.
+            NotFoundError: nothing was reserved under this id.
+            ConflictError: the task was committed.
             LedgerError: the book is read-only or could not be written.
         """
-        known = self._refusals.get((task, self._cap))
-        if known is not None:
-            return known
-        needed = self.would_spend(events)
-        if task in self._reservations or needed <= self._cap:
+        if task not in self._reservations:
+            raise NotFoundError(f"task {task} has no reservation to release")
+        if task in self._commits:
+            raise ConflictError(f"task {task} was committed; what may have left stays spent")
+        known = self._releases.get(task)
+        return known or self._append(_checked(Release, id=task), now)
+
+    def refuse(
+        self,
+        task: TaskId,
+        *,
+        plan_digest: Sha256,
+        run: RunId,
+        phase: str,
+        events: Sequence[PrivacyEvent],
+        now: datetime,
+    ) -> Entry | None:
+        """Books that a task was refused, once for each cap; spends nothing.
+
+        A book without a contract has but one cap for all that read it: a refusal for another one is
+        not booked there, since servers of before could not read it.
+
+        Raises:
+            ConflictError: the task was reserved, or would keep to all caps.
+            LedgerError: the book is read-only or could not be written.
+        """
+        asked = self._reserve_body(task, plan_digest, run, 0, phase, events)
+        overdraft = None if task in self._reservations else self._overdraft(asked, now)
+        if overdraft is None:
             raise ConflictError(f"task {task} is not over the cap; it cannot be refused for that")
+        if overdraft.scope != "lifetime" and self.accepted is None:
+            return None
         body = _checked(
             Refuse,
             id=task,
             plan_digest=plan_digest,
-            epsilon_needed=needed,
-            cap_epsilon=self._cap,
+            epsilon_needed=overdraft.epsilon,
+            cap_epsilon=overdraft.cap,
+            scope=overdraft.scope,
         )
-        return self._append(body, now)
+        known = self._refusals.get((task, body.scope, body.cap_epsilon))
+        return known or self._append(body, now)
 
     def declare(
         self,
@@ -266,41 +240,74 @@ class Ledger:
             InvalidInputError: the new cap is not above the old one.
             LedgerError: the book is read-only or could not be written.
         """
-        if not cap_epsilon > self._cap:
-            raise InvalidInputError(f"the new cap must be above the present {self._cap}")
+        if not cap_epsilon > self.cap_epsilon:
+            raise InvalidInputError(f"the new cap must be above the present {self.cap_epsilon}")
+        self.check_clock(now)
         return self._append(_checked(RaiseCap, cap_epsilon=cap_epsilon), now)
+
+    def accept(self, contract: Contract, *, offer: int = 0, now: datetime) -> Entry:
+        """Puts other terms into force, with the merchant's consent.
+
+        Args:
+            contract: all of the terms.
+            offer: the number of the operator's offer that is answered; 0: the merchant's own.
+            now: the present.
+
+        Raises:
+            InvalidInputError: the terms do not allow the book's own unit, or the number is none.
+            LedgerError: the book is read-only or could not be written, or the clock was set back.
+        """
+        if self._opening.unit not in contract.units:
+            raise InvalidInputError(
+                f"this ledger protects each {self._opening.unit}: name it among the units"
+            )
+        self.check_clock(now)
+        return self._append(_checked(Accept, contract=contract, offer=offer), now)
+
+    def _reserve_body(
+        self,
+        task: TaskId,
+        plan_digest: Sha256,
+        run: RunId,
+        round_number: int,
+        phase: str,
+        events: Sequence[PrivacyEvent],
+    ) -> Reserve:
+        unit = self._opening.unit
+        if any(event.unit != unit for event in events):
+            raise InvalidInputError(
+                f"this ledger counts epsilon for each {unit}, and the task's events are for "
+                "another unit; the two cannot be added up: keep a book of its own for it"
+            )
+        return _checked(
+            Reserve,
+            id=task,
+            plan_digest=plan_digest,
+            run=run,
+            round=round_number,
+            phase=phase,
+            events=merge(events),
+        )
 
     def _append(self, body: AnyBody, now: datetime) -> Entry:
         if self._key is None:
             raise LedgerError("this ledger was opened for reading only; open it as its writer")
-        entry = make_entry(body, after=self._entries[-1], now=now, key=self._key)
+        time = datetime.fromisoformat(self._in_order(now))
+        entry = make_entry(body, after=self._entries[-1], now=time, key=self._key)
         if self._sink is not None:
             self._sink.keep(entry)
         self._admit(entry)
         return entry
 
-    def _admit(self, entry: Entry) -> None:
-        """Takes one verified entry into the book's state."""
-        self._rules.admit(entry)
-        match entry.body:
-            case Reserve() as body:
-                self._reservations[body.id] = body
-                self._events = merge([*self._events, *body.events])
-            case Commit() as body:
-                self._commits[body.id] = entry
-            case Refuse() as body:
-                self._refusals[body.id, body.cap_epsilon] = entry
-            case RaiseCap() as body:
-                self._cap = body.cap_epsilon
-            case Declare() as body:
-                self._declarations[body.id] = entry
-            case Open():
-                pass
-        self._entries.append(entry)
-
 
 def open_ledger(
-    *, cap_epsilon: float, delta: float, key: Ed25519PrivateKey, entropy: Entropy, now: datetime
+    *,
+    cap_epsilon: float,
+    delta: float,
+    key: Ed25519PrivateKey,
+    entropy: Entropy,
+    now: datetime,
+    unit: Unit = UNIT,
 ) -> Ledger:
     """A new book under a random data-set id.
 
@@ -313,30 +320,12 @@ def open_ledger(
         public_key=key_id_of(key),
         cap_epsilon=cap_epsilon,
         delta=delta,
+        unit=unit,
     )
     return Ledger([make_entry(opening, after=None, now=now, key=key)], key=key)
 
 
-def _reserve_body(
-    task: TaskId,
-    plan_digest: Sha256,
-    run: RunId,
-    round_number: int,
-    phase: str,
-    events: Sequence[PrivacyEvent],
-) -> Reserve:
-    return _checked(
-        Reserve,
-        id=task,
-        plan_digest=plan_digest,
-        run=run,
-        round=round_number,
-        phase=phase,
-        events=merge(events),
-    )
-
-
-def _checked(kind: type[_Part], **fields: object) -> _Part:
+def _checked(kind: type[_Body], **fields: object) -> _Body:
     """The body, or the caller's mistake in one sentence."""
     try:
         return kind.model_validate(fields)
