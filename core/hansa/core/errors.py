@@ -89,3 +89,15 @@ class SignatureError(HansaError):
     """Signed content is not signed by the key that must vouch for it."""
 
     exit_code = 14
+
+
+class TransparencyError(HansaError):
+    """The operator's log was cut, rewritten or forked, or hides entries; the message says where."""
+
+    exit_code = 15
+
+
+class ContractError(HansaError):
+    """A request is outside the terms that the merchant accepted; nothing was done."""
+
+    exit_code = 16

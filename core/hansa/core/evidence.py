@@ -7,21 +7,24 @@ A pack is a stored (uncompressed) zip, the same bytes for the same evidence:
 * ``run.json``: which merchants' updates went into which aggregate;
 * ``merchants.json``: each merchant's ledger key and certificate;
 * ``ledgers/MERCHANT.jsonl``: each merchant's whole privacy ledger;
+* ``log/checkpoint.txt`` and ``log/leaves.jsonl``: the operator's transparency log up to a signed
+  checkpoint, every leaf of it; absent in packs of a server that keeps none;
 * ``release/manifest.json`` and ``release/metadata/*.json``: the release and its TUF metadata, as
-  the bytes that were signed; absent when the run released nothing.
+  the bytes that were signed; absent when the run released nothing;
+* ``release/privacy.json``: the release's privacy statement, one of the files that its manifest
+  names; absent for releases that were made before there were statements.
 
 Reading checks form, limits and the index; ``hansa.audit.verifier`` judges what the evidence shows.
 """
 
-import io
 import re
-import zipfile
 from collections.abc import Mapping
 from typing import Annotated, Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from hansa.core.archive import check_spelling, read_archive, write_archive
 from hansa.core.canonical import canonical_json, parse_json, sha256_hex
 from hansa.core.errors import AuditFailedError, HansaError, InvalidInputError
 from hansa.core.privacy.entries import Digest, Entry, Label
@@ -30,16 +33,17 @@ from hansa.core.signing import KeyId, Signed, key_id_of, sign
 PLAN_DOMAIN: Final = "plan"
 INDEX_DOMAIN: Final = "audit pack"
 
+CHECKPOINT, LEAVES = "log/checkpoint.txt", "log/leaves.jsonl"
 INDEX, PLAN, RUN, MERCHANTS = "index.json", "plan.json", "run.json", "merchants.json"
 MANIFEST: Final = "release/manifest.json"
+STATEMENT: Final = "release/privacy.json"
 
 MAX_PACK_BYTES: Final = 256 << 20
 MAX_MEMBERS: Final = 4096
 
 _LEDGER = re.compile(r"ledgers/([a-z0-9][a-z0-9-]{0,62})\.jsonl")
 _METADATA = re.compile(r"release/metadata/([a-z0-9][a-z0-9.-]{0,62}\.json)")
-_FIXED = frozenset({INDEX, PLAN, RUN, MERCHANTS, MANIFEST})
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+_FIXED = frozenset({INDEX, PLAN, RUN, MERCHANTS, MANIFEST, STATEMENT, CHECKPOINT, LEAVES})
 
 MerchantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Reason = Annotated[str, Field(max_length=500)]
@@ -95,6 +99,17 @@ class Release(_Part):
     manifest: bytes
     metadata: dict[str, bytes]
     """TUF metadata by file name: ``root.json``, ``timestamp.json`` and so on."""
+    statement: bytes | None = None
+    """The file ``privacy.json``; absent: the release has none."""
+
+
+class LogCopy(_Part):
+    """The operator's whole log, as it was when a checkpoint was signed."""
+
+    checkpoint: bytes
+    """The signed note."""
+    leaves: tuple[bytes, ...]
+    """Every leaf's canonical JSON, in order."""
 
 
 class Evidence(_Part):
@@ -105,6 +120,8 @@ class Evidence(_Part):
     merchants: dict[MerchantName, MerchantRecord]
     ledgers: dict[MerchantName, tuple[Entry, ...]]
     release: Release | None = None
+    log: LogCopy | None = None
+    """Absent: the server kept no log."""
 
 
 _RUN: TypeAdapter[RunRecord] = TypeAdapter(RunRecord)
@@ -128,7 +145,7 @@ def write_pack(evidence: Evidence, key: Ed25519PrivateKey) -> bytes:
         raise InvalidInputError(f"{foreign!r} cannot be a member of an audit pack")
     digests = {name: sha256_hex(data) for name, data in sorted(members.items())}
     index = sign({"members": digests}, key, domain=INDEX_DOMAIN)
-    return _zipped({INDEX: index.to_bytes(), **members})
+    return write_archive({INDEX: index.to_bytes(), **members})
 
 
 def read_pack(
@@ -144,13 +161,17 @@ def read_pack(
     Raises:
         InvalidInputError: the bytes are no zip file, or larger than allowed.
         AuditFailedError: a member is foreign, repeated, compressed, damaged, missing, malformed or
-            not what the signed index says; the sentence names it.
+            not what the signed index says (the sentence names it), or the zip file is not written
+            as ``write_pack`` writes it.
     """
-    members = _unzipped(data, max_size_bytes, max_members)
+    members = read_archive(
+        data, is_member=_is_member, max_size_bytes=max_size_bytes, max_members=max_members
+    )
     index = _checked_index(members)
     plan = _signed(members, PLAN)
     if plan.key_id != index.key_id:
         raise AuditFailedError(f"{INDEX} is signed by another key than {PLAN}")
+    check_spelling(members, data)
     return Evidence(
         plan=plan,
         run=_parsed(members, RUN, _RUN),
@@ -161,6 +182,7 @@ def read_pack(
             if (match := _LEDGER.fullmatch(name))
         },
         release=_release(members),
+        log=_log(members),
     )
 
 
@@ -178,58 +200,16 @@ def _members(evidence: Evidence) -> dict[str, bytes]:
         members[MANIFEST] = evidence.release.manifest
         for name, metadata in evidence.release.metadata.items():
             members[f"release/metadata/{name}"] = metadata
+        if evidence.release.statement is not None:
+            members[STATEMENT] = evidence.release.statement
+    if evidence.log is not None:
+        members[CHECKPOINT] = evidence.log.checkpoint
+        members[LEAVES] = b"".join(leaf + b"\n" for leaf in evidence.log.leaves)
     return members
-
-
-def _zipped(members: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as pack:
-        for name in sorted(members):
-            info = zipfile.ZipInfo(name, date_time=_EPOCH)
-            info.create_system = 3
-            info.external_attr = 0o644 << 16
-            pack.writestr(info, members[name])
-    return buffer.getvalue()
 
 
 def _is_member(name: str) -> bool:
     return name in _FIXED or bool(_LEDGER.fullmatch(name) or _METADATA.fullmatch(name))
-
-
-def _unzipped(data: bytes, max_size_bytes: int, max_members: int) -> dict[str, bytes]:
-    if len(data) > max_size_bytes:
-        raise InvalidInputError(f"the audit pack is larger than {max_size_bytes} bytes")
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as pack:
-            infos = pack.infolist()
-            _check_members(infos, max_size_bytes, max_members)
-            return {info.filename: _content(pack, info) for info in infos}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise InvalidInputError(f"this is not an audit pack: {error}") from error
-
-
-def _check_members(infos: list[zipfile.ZipInfo], max_size_bytes: int, max_members: int) -> None:
-    if len(infos) > max_members:
-        raise AuditFailedError(f"the audit pack has {len(infos)} members, more than {max_members}")
-    if sum(info.file_size for info in infos) > max_size_bytes:
-        raise AuditFailedError(f"the audit pack's members exceed {max_size_bytes} bytes together")
-    seen: set[str] = set()
-    for info in infos:
-        name = info.filename
-        if not _is_member(name) or info.orig_filename != name:
-            raise AuditFailedError(f"{name!r} is not a member that an audit pack may have")
-        if name in seen:
-            raise AuditFailedError(f"{name} is in the audit pack twice")
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise AuditFailedError(f"{name} is compressed; an audit pack is stored as it is")
-        seen.add(name)
-
-
-def _content(pack: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    try:
-        return pack.read(info)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise AuditFailedError(f"{info.filename} is damaged: {error}") from error
 
 
 def _member(members: Mapping[str, bytes], name: str) -> bytes:
@@ -240,8 +220,12 @@ def _member(members: Mapping[str, bytes], name: str) -> bytes:
 
 
 def _signed(members: Mapping[str, bytes], name: str) -> Signed:
+    data = _member(members, name)
     try:
-        return Signed.parse(_member(members, name), name)
+        signed = Signed.parse(data, name)
+        if signed.to_bytes() != data:
+            raise AuditFailedError(f"{name} is not in canonical form: it was edited")
+        return signed
     except (InvalidInputError, RecursionError) as error:
         raise AuditFailedError(f"{name} is malformed: {error}") from error
 
@@ -264,8 +248,12 @@ def _checked_index(members: Mapping[str, bytes]) -> Signed:
 
 
 def _parsed(members: Mapping[str, bytes], name: str, form: TypeAdapter[_T]) -> _T:
+    data = _member(members, name)
     try:
-        return form.validate_python(parse_json(_member(members, name), name))
+        value = parse_json(data, name)
+        if canonical_json(value) != data:
+            raise AuditFailedError(f"{name} is not in canonical form: it was edited")
+        return form.validate_python(value)
     except (ValidationError, InvalidInputError, RecursionError) as error:
         raise AuditFailedError(f"{name} is malformed: {error}") from error
 
@@ -285,6 +273,17 @@ def _release(members: Mapping[str, bytes]) -> Release | None:
     metadata = {
         match[1]: data for name, data in members.items() if (match := _METADATA.fullmatch(name))
     }
-    if MANIFEST not in members and not metadata:
+    statement = members.get(STATEMENT)
+    if MANIFEST not in members and not metadata and statement is None:
         return None
-    return Release(manifest=_member(members, MANIFEST), metadata=metadata)
+    return Release(manifest=_member(members, MANIFEST), metadata=metadata, statement=statement)
+
+
+def _log(members: Mapping[str, bytes]) -> LogCopy | None:
+    if CHECKPOINT not in members and LEAVES not in members:
+        return None
+    data = _member(members, LEAVES)
+    if data and not data.endswith(b"\n"):
+        raise AuditFailedError(f"{LEAVES} ends within a line: it was cut off")
+    leaves = tuple(data.split(b"\n")[:-1])
+    return LogCopy(checkpoint=_member(members, CHECKPOINT), leaves=leaves)

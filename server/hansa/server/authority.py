@@ -58,7 +58,7 @@ class Authority:
         self._now = now
         self._merchants_valid = dt.timedelta(days=settings.client_certificate_days)
         self._authority = read_credentials(folder, "authority")
-        self._plan_key = _read_plan_key(folder / "plan.key.pem")
+        self._plan_key = read_plan_key(folder / "plan.key.pem")
         self.tuf_root = tuf_root
         self.own = OwnCertificates(folder, settings, now)
         """What the server itself shows, and the operator's commands."""
@@ -96,6 +96,19 @@ class Authority:
         )
         return certificate.public_bytes(Encoding.DER), certificate.not_valid_after_utc.timestamp()
 
+    def certify_auditor(
+        self, name: str, request_der: bytes, valid_for: dt.timedelta
+    ) -> tuple[bytes, float]:
+        """An auditor's certificate in DER and its expiry (seconds since 1970).
+
+        Raises:
+            InvalidInputError: the request is malformed.
+        """
+        identity = Identity(role=Role.AUDITOR, name=name)
+        key = public_key_of_request(request_der)
+        certificate = issue(self._authority, key, identity, now=self._now(), valid_for=valid_for)
+        return certificate.public_bytes(Encoding.DER), certificate.not_valid_after_utc.timestamp()
+
     def invite(
         self, merchant: str, address: str, valid_for: dt.timedelta
     ) -> tuple[Invitation, str, float]:
@@ -117,7 +130,12 @@ class Authority:
         return invitation, format(certificate.serial_number, "x"), expires
 
 
-def _read_plan_key(path: Path) -> Ed25519PrivateKey:
+def read_plan_key(path: Path) -> Ed25519PrivateKey:
+    """The key that signs plans and terms.
+
+    Raises:
+        InvalidInputError: the file is missing, or holds no such key.
+    """
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:

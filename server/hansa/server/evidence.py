@@ -12,11 +12,17 @@ from hansa.core.identity import certificate_of
 from hansa.core.ids import MerchantId, RunId
 from hansa.core.privacy.entries import Entry
 from hansa.core.signing import Signed
+from hansa.core.transparency.checkpoint import SignedCheckpoint
 from hansa.server.state.journal import LedgerCopies
 from hansa.server.state.members import Members
 from hansa.server.state.runs import RoundRecord, Runs
 from hansa.server.state.tables import RunRow
 from hansa.server.state.tasks import Tasks
+from hansa.server.transparency.logged import Logged
+from hansa.server.transparency.scribe import Scribe
+from hansa.server.transparency.store import LogStore
+
+_LEAVES_AT_ONCE = 10_000
 
 
 class ReleaseEvidence(Protocol):
@@ -25,6 +31,26 @@ class ReleaseEvidence(Protocol):
     def evidence(self, version: int) -> packs.Release:
         """The manifest and the TUF metadata of a release."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogReader:
+    """The transparency log, brought up to date before it is read."""
+
+    store: LogStore
+    scribe: Scribe
+
+    def copy(self) -> packs.LogCopy:
+        """Everything that is stated now, under its checkpoint."""
+        note = self.scribe.catch_up()
+        size = SignedCheckpoint.parse(note, "the stored checkpoint").checkpoint.size
+        pages = range(0, size, _LEAVES_AT_ONCE)
+        leaves = [
+            body
+            for first in pages
+            for body in self.store.bodies(first, min(first + _LEAVES_AT_ONCE, size))
+        ]
+        return packs.LogCopy(checkpoint=note, leaves=tuple(leaves))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +63,7 @@ class EvidenceDesk:
     copies: LedgerCopies
     releases: ReleaseEvidence
     plan_key: Ed25519PrivateKey
+    log: LogReader
 
     def pack(self, run_id: RunId) -> bytes:
         """The audit pack of one run.
@@ -44,15 +71,17 @@ class EvidenceDesk:
         Raises:
             NotFoundError: there is no such run.
         """
+        log = self.log.copy()
+        logged = Logged.of(run_id, log.leaves)
         row = self.runs.get(run_id)
-        rounds = self.runs.rounds(run_id)
         asked = self.tasks.merchants_of(run_id)
         evidence = packs.Evidence(
             plan=Signed.parse(row.signed_plan, "the stored plan"),
-            run=_run_record(row, rounds),
+            run=_run_record(row, self.runs.rounds(run_id), logged),
             merchants={name: record for name, record in self._merchants().items() if name in asked},
-            ledgers={name: self.ledger(name) for name in asked},
-            release=self.releases.evidence(row.release_version) if row.release_version else None,
+            ledgers={name: self.ledger(name)[: logged.entries(name)] for name in asked},
+            release=self.releases.evidence(row.release_version) if logged.release else None,
+            log=log,
         )
         return packs.write_pack(evidence, self.plan_key)
 
@@ -76,13 +105,15 @@ class EvidenceDesk:
         }
 
 
-def _run_record(row: RunRow, rounds: list[RoundRecord]) -> packs.RunRecord:
+def _run_record(row: RunRow, rounds: list[RoundRecord], logged: Logged) -> packs.RunRecord:
+    """The run as far as the log states it: what came after the checkpoint is for the next pack."""
+    stated = [record for record in rounds if record.number in logged.rounds]
     return packs.RunRecord(
         run=row.run_id,
         plan_digest=row.plan_digest,
-        rounds=tuple(_round_record(record) for record in rounds if record.cohort),
+        rounds=tuple(_round_record(record) for record in stated),
         started=_moment(row.started),
-        finished=None if row.finished is None else _moment(row.finished),
+        finished=_moment(row.finished) if logged.ended and row.finished is not None else None,
     )
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from hansa.audit.verifier import Report, verify
+from hansa.audit.findings import Check, Report
+from hansa.audit.verifier import verify
 from hansa.core.errors import AuditFailedError, InvalidInputError
 from hansa.core.evidence import PLAN_DOMAIN, read_pack
 from hansa.core.privacy.entries import RaiseCap, make_entry
@@ -27,8 +28,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> AuditWorld:
     return AuditWorld(tmp_path_factory.mktemp("audit"))
 
 
+def faults(report: Report) -> list[Check]:
+    return [check for check in report.checks if not check.passed and not check.absent]
+
+
 def failures(report: Report) -> list[tuple[str, str]]:
-    return [(check.where, check.name) for check in report.checks if not check.passed]
+    return [(check.where, check.name) for check in faults(report)]
 
 
 def failed(world: AuditWorld, **changes: Any) -> list[tuple[str, str]]:
@@ -146,7 +151,7 @@ def test_an_edited_ledger_fails_and_names_the_entry(world: AuditWorld) -> None:
     entries[3] = entries[3].model_copy(update={"time": "2020-01-01T00:00:00Z"})
     ledgers = {**world.evidence().ledgers, "harbour": tuple(entries)}
     report = verify(world.evidence(ledgers=ledgers))
-    fault = next(check for check in report.checks if not check.passed)
+    fault = faults(report)[0]
     assert fault.where == "ledgers/harbour.jsonl"
     assert "entry 3" in fault.detail
 
@@ -232,7 +237,7 @@ def test_every_metadata_file_is_needed_and_its_signatures_must_hold(world: Audit
             release = world.release.model_copy(update={"metadata": forged})
             report = verify(world.evidence(release=release))
             assert failures(report) == [("release/metadata", "TUF vouches for it")]
-            detail = next(check.detail for check in report.checks if not check.passed)
+            detail = faults(report)[0].detail
             assert name.lstrip("0123456789.") in detail
 
 
@@ -255,7 +260,7 @@ def test_a_renewed_root_is_reached_from_the_pinned_one(tmp_path: Path) -> None:
     gap = {key: data for key, data in release.metadata.items() if key != "2.root.json"}
     cut = release.model_copy(update={"metadata": gap})
     report = verify(world.evidence(release=cut), pinned_root=first_root)
-    assert [check.detail for check in report.checks if not check.passed] == [
+    assert [check.detail for check in faults(report)] == [
         "2.root.json is missing from the chain of roots"
     ]
 

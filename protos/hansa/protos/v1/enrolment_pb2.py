@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhansa/protos/v1/enrolment.proto\x12\x08hansa.v1\"c\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x02 \x01(\x0c\x12\x19\n\x11ledger_public_key\x18\x03 \x01(\x0c\x12\x16\n\x0eprotocol_minor\x18\x04 \x01(\r\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07\x63sr_der\x18\x01 \x01(\x0c\":\n\x0e\x45nquireRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x16\n\x0eprotocol_minor\x18\x02 \x01(\r\"T\n\x0bServerFacts\x12\x16\n\x0eprotocol_minor\x18\x01 \x01(\r\x12\x1b\n\x13server_time_unix_ms\x18\x02 \x01(\x03\x12\x10\n\x08software\x18\x03 \x01(\t\"b\n\nMembership\x12\x10\n\x08merchant\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x17\n\x0fplan_public_key\x18\x03 \x01(\x0c\x12\x10\n\x08tuf_root\x18\x04 \x01(\x0c\x32\xb3\x01\n\tEnrolment\x12\x33\n\x04Join\x12\x15.hansa.v1.JoinRequest\x1a\x14.hansa.v1.Membership\x12\x35\n\x05Renew\x12\x16.hansa.v1.RenewRequest\x1a\x14.hansa.v1.Membership\x12:\n\x07\x45nquire\x12\x18.hansa.v1.EnquireRequest\x1a\x15.hansa.v1.ServerFactsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fhansa/protos/v1/enrolment.proto\x12\x08hansa.v1\"c\n\x0bJoinRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x0f\n\x07\x63sr_der\x18\x02 \x01(\x0c\x12\x19\n\x11ledger_public_key\x18\x03 \x01(\x0c\x12\x16\n\x0eprotocol_minor\x18\x04 \x01(\r\"\x1f\n\x0cRenewRequest\x12\x0f\n\x07\x63sr_der\x18\x01 \x01(\x0c\":\n\x0e\x45nquireRequest\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\x16\n\x0eprotocol_minor\x18\x02 \x01(\r\"T\n\x0bServerFacts\x12\x16\n\x0eprotocol_minor\x18\x01 \x01(\r\x12\x1b\n\x13server_time_unix_ms\x18\x02 \x01(\x03\x12\x10\n\x08software\x18\x03 \x01(\t\".\n\x0cLeaveRequest\x12\x0e\n\x06remedy\x18\x01 \x01(\t\x12\x0e\n\x06notice\x18\x02 \x01(\x0c\"\x1d\n\nLeaveReply\x12\x0f\n\x07receipt\x18\x01 \x01(\x0c\"{\n\nMembership\x12\x10\n\x08merchant\x18\x01 \x01(\t\x12\x17\n\x0f\x63\x65rtificate_der\x18\x02 \x01(\x0c\x12\x17\n\x0fplan_public_key\x18\x03 \x01(\x0c\x12\x10\n\x08tuf_root\x18\x04 \x01(\x0c\x12\x17\n\x0ftakes_contracts\x18\x05 \x01(\x08\x32\xea\x01\n\tEnrolment\x12\x33\n\x04Join\x12\x15.hansa.v1.JoinRequest\x1a\x14.hansa.v1.Membership\x12\x35\n\x05Renew\x12\x16.hansa.v1.RenewRequest\x1a\x14.hansa.v1.Membership\x12:\n\x07\x45nquire\x12\x18.hansa.v1.EnquireRequest\x1a\x15.hansa.v1.ServerFacts\x12\x35\n\x05Leave\x12\x16.hansa.v1.LeaveRequest\x1a\x14.hansa.v1.LeaveReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENQUIREREQUEST']._serialized_end=237
   _globals['_SERVERFACTS']._serialized_start=239
   _globals['_SERVERFACTS']._serialized_end=323
-  _globals['_MEMBERSHIP']._serialized_start=325
-  _globals['_MEMBERSHIP']._serialized_end=423
-  _globals['_ENROLMENT']._serialized_start=426
-  _globals['_ENROLMENT']._serialized_end=605
+  _globals['_LEAVEREQUEST']._serialized_start=325
+  _globals['_LEAVEREQUEST']._serialized_end=371
+  _globals['_LEAVEREPLY']._serialized_start=373
+  _globals['_LEAVEREPLY']._serialized_end=402
+  _globals['_MEMBERSHIP']._serialized_start=404
+  _globals['_MEMBERSHIP']._serialized_end=527
+  _globals['_ENROLMENT']._serialized_start=530
+  _globals['_ENROLMENT']._serialized_end=764
 # @@protoc_insertion_point(module_scope)

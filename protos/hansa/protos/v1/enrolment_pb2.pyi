@@ -40,14 +40,30 @@ class ServerFacts(_message.Message):
     software: str
     def __init__(self, protocol_minor: _Optional[int] = ..., server_time_unix_ms: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
 
+class LeaveRequest(_message.Message):
+    __slots__ = ("remedy", "notice")
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    remedy: str
+    notice: bytes
+    def __init__(self, remedy: _Optional[str] = ..., notice: _Optional[bytes] = ...) -> None: ...
+
+class LeaveReply(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: bytes
+    def __init__(self, receipt: _Optional[bytes] = ...) -> None: ...
+
 class Membership(_message.Message):
-    __slots__ = ("merchant", "certificate_der", "plan_public_key", "tuf_root")
+    __slots__ = ("merchant", "certificate_der", "plan_public_key", "tuf_root", "takes_contracts")
     MERCHANT_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_DER_FIELD_NUMBER: _ClassVar[int]
     PLAN_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     TUF_ROOT_FIELD_NUMBER: _ClassVar[int]
+    TAKES_CONTRACTS_FIELD_NUMBER: _ClassVar[int]
     merchant: str
     certificate_der: bytes
     plan_public_key: bytes
     tuf_root: bytes
-    def __init__(self, merchant: _Optional[str] = ..., certificate_der: _Optional[bytes] = ..., plan_public_key: _Optional[bytes] = ..., tuf_root: _Optional[bytes] = ...) -> None: ...
+    takes_contracts: bool
+    def __init__(self, merchant: _Optional[str] = ..., certificate_der: _Optional[bytes] = ..., plan_public_key: _Optional[bytes] = ..., tuf_root: _Optional[bytes] = ..., takes_contracts: _Optional[bool] = ...) -> None: ...

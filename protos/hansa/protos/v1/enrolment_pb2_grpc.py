@@ -49,6 +49,11 @@ class EnrolmentStub:
                 request_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.EnquireRequest.SerializeToString,
                 response_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.ServerFacts.FromString,
                 _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/hansa.v1.Enrolment/Leave',
+                request_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.LeaveReply.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -75,6 +80,14 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Leave(self, request, context):
+        """Ends the caller's membership at once, for a signed receipt. Whoever has left may ask for the same receipt again,
+        with the certificate with which it left and until that expires. An older server answers UNIMPLEMENTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +105,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Enquire,
                     request_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.EnquireRequest.FromString,
                     response_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.ServerFacts.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.LeaveRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_enrolment__pb2.LeaveReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +193,33 @@ class Enrolment:
             '/hansa.v1.Enrolment/Enquire',
             hansa_dot_protos_dot_v1_dot_enrolment__pb2.EnquireRequest.SerializeToString,
             hansa_dot_protos_dot_v1_dot_enrolment__pb2.ServerFacts.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Enrolment/Leave',
+            hansa_dot_protos_dot_v1_dot_enrolment__pb2.LeaveRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_enrolment__pb2.LeaveReply.FromString,
             options,
             channel_credentials,
             insecure,

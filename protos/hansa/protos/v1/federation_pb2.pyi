@@ -69,20 +69,22 @@ class RegisterRequest(_message.Message):
     def __init__(self, protocol: _Optional[str] = ..., software: _Optional[str] = ..., protocol_minor: _Optional[int] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("session", "heartbeat_period_ms", "merchant", "next_ledger_position", "protocol_minor", "server_time_unix_ms")
+    __slots__ = ("session", "heartbeat_period_ms", "merchant", "next_ledger_position", "protocol_minor", "server_time_unix_ms", "signed_terms")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_PERIOD_MS_FIELD_NUMBER: _ClassVar[int]
     MERCHANT_FIELD_NUMBER: _ClassVar[int]
     NEXT_LEDGER_POSITION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MINOR_FIELD_NUMBER: _ClassVar[int]
     SERVER_TIME_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    SIGNED_TERMS_FIELD_NUMBER: _ClassVar[int]
     session: int
     heartbeat_period_ms: int
     merchant: str
     next_ledger_position: int
     protocol_minor: int
     server_time_unix_ms: int
-    def __init__(self, session: _Optional[int] = ..., heartbeat_period_ms: _Optional[int] = ..., merchant: _Optional[str] = ..., next_ledger_position: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_time_unix_ms: _Optional[int] = ...) -> None: ...
+    signed_terms: bytes
+    def __init__(self, session: _Optional[int] = ..., heartbeat_period_ms: _Optional[int] = ..., merchant: _Optional[str] = ..., next_ledger_position: _Optional[int] = ..., protocol_minor: _Optional[int] = ..., server_time_unix_ms: _Optional[int] = ..., signed_terms: _Optional[bytes] = ...) -> None: ...
 
 class SubscribeRequest(_message.Message):
     __slots__ = ("session", "protocol_minor")
@@ -113,7 +115,7 @@ class Cancel(_message.Message):
     def __init__(self, task_id: _Optional[str] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "run_id", "round", "phase", "content", "signed_plan", "context", "time_left_ms", "settings", "node_id")
+    __slots__ = ("task_id", "run_id", "round", "phase", "content", "signed_plan", "context", "time_left_ms", "settings", "node_id", "checkpoint", "content_data")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +126,8 @@ class Task(_message.Message):
     TIME_LEFT_MS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_DATA_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     run_id: str
     round: int
@@ -134,7 +138,9 @@ class Task(_message.Message):
     time_left_ms: int
     settings: bytes
     node_id: int
-    def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., signed_plan: _Optional[bytes] = ..., context: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., time_left_ms: _Optional[int] = ..., settings: _Optional[bytes] = ..., node_id: _Optional[int] = ...) -> None: ...
+    checkpoint: bytes
+    content_data: bytes
+    def __init__(self, task_id: _Optional[str] = ..., run_id: _Optional[str] = ..., round: _Optional[int] = ..., phase: _Optional[_Union[Phase, str]] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., signed_plan: _Optional[bytes] = ..., context: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., time_left_ms: _Optional[int] = ..., settings: _Optional[bytes] = ..., node_id: _Optional[int] = ..., checkpoint: _Optional[bytes] = ..., content_data: _Optional[bytes] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
     __slots__ = ("session",)
@@ -203,18 +209,20 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[_Union[RefusalReason, str]] = ..., sentence: _Optional[str] = ...) -> None: ...
 
 class CompleteRequest(_message.Message):
-    __slots__ = ("task_id", "session", "content", "refusal", "ledger_entries")
+    __slots__ = ("task_id", "session", "content", "refusal", "ledger_entries", "content_data")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
     LEDGER_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_DATA_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     session: int
     content: _common_pb2.BlobRef
     refusal: Refusal
     ledger_entries: bytes
-    def __init__(self, task_id: _Optional[str] = ..., session: _Optional[int] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., ledger_entries: _Optional[bytes] = ...) -> None: ...
+    content_data: bytes
+    def __init__(self, task_id: _Optional[str] = ..., session: _Optional[int] = ..., content: _Optional[_Union[_common_pb2.BlobRef, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., ledger_entries: _Optional[bytes] = ..., content_data: _Optional[bytes] = ...) -> None: ...
 
 class CompleteReply(_message.Message):
     __slots__ = ("acknowledgement", "next_ledger_position")

@@ -192,3 +192,91 @@ class ScheduleList(_message.Message):
     SCHEDULES_FIELD_NUMBER: _ClassVar[int]
     schedules: _containers.RepeatedCompositeFieldContainer[ScheduleInfo]
     def __init__(self, schedules: _Optional[_Iterable[_Union[ScheduleInfo, _Mapping]]] = ...) -> None: ...
+
+class AdmitAuditorRequest(_message.Message):
+    __slots__ = ("name", "csr_der", "valid_for_days")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CSR_DER_FIELD_NUMBER: _ClassVar[int]
+    VALID_FOR_DAYS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    csr_der: bytes
+    valid_for_days: int
+    def __init__(self, name: _Optional[str] = ..., csr_der: _Optional[bytes] = ..., valid_for_days: _Optional[int] = ...) -> None: ...
+
+class AuditorGrant(_message.Message):
+    __slots__ = ("name", "certificate_der", "authority_pem", "address", "plan_public_key")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_DER_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_PEM_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    certificate_der: bytes
+    authority_pem: bytes
+    address: str
+    plan_public_key: bytes
+    def __init__(self, name: _Optional[str] = ..., certificate_der: _Optional[bytes] = ..., authority_pem: _Optional[bytes] = ..., address: _Optional[str] = ..., plan_public_key: _Optional[bytes] = ...) -> None: ...
+
+class DismissAuditorRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class DismissAuditorReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TakeNoticeRequest(_message.Message):
+    __slots__ = ("notice",)
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    notice: bytes
+    def __init__(self, notice: _Optional[bytes] = ...) -> None: ...
+
+class TakeNoticeReply(_message.Message):
+    __slots__ = ("receipt",)
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    receipt: bytes
+    def __init__(self, receipt: _Optional[bytes] = ...) -> None: ...
+
+class ListObligationsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ChannelState(_message.Message):
+    __slots__ = ("channel", "newest_version", "holding", "newest_holds", "newest_without")
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HOLDING_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_HOLDS_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_WITHOUT_FIELD_NUMBER: _ClassVar[int]
+    channel: str
+    newest_version: int
+    holding: _containers.RepeatedScalarFieldContainer[int]
+    newest_holds: bool
+    newest_without: int
+    def __init__(self, channel: _Optional[str] = ..., newest_version: _Optional[int] = ..., holding: _Optional[_Iterable[int]] = ..., newest_holds: _Optional[bool] = ..., newest_without: _Optional[int] = ...) -> None: ...
+
+class Obligation(_message.Message):
+    __slots__ = ("merchant", "remedy", "left_unix_s", "open", "channels", "unfinished_runs", "receipt")
+    MERCHANT_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    LEFT_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    UNFINISHED_RUNS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    merchant: str
+    remedy: str
+    left_unix_s: int
+    open: bool
+    channels: _containers.RepeatedCompositeFieldContainer[ChannelState]
+    unfinished_runs: _containers.RepeatedScalarFieldContainer[str]
+    receipt: bytes
+    def __init__(self, merchant: _Optional[str] = ..., remedy: _Optional[str] = ..., left_unix_s: _Optional[int] = ..., open: _Optional[bool] = ..., channels: _Optional[_Iterable[_Union[ChannelState, _Mapping]]] = ..., unfinished_runs: _Optional[_Iterable[str]] = ..., receipt: _Optional[bytes] = ...) -> None: ...
+
+class ObligationList(_message.Message):
+    __slots__ = ("obligations",)
+    OBLIGATIONS_FIELD_NUMBER: _ClassVar[int]
+    obligations: _containers.RepeatedCompositeFieldContainer[Obligation]
+    def __init__(self, obligations: _Optional[_Iterable[_Union[Obligation, _Mapping]]] = ...) -> None: ...

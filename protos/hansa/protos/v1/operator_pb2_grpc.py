@@ -95,6 +95,26 @@ class OperatorStub:
                 request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ExportArraysRequest.SerializeToString,
                 response_deserializer=hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.FromString,
                 _registered_method=True)
+        self.AdmitAuditor = channel.unary_unary(
+                '/hansa.v1.Operator/AdmitAuditor',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.AdmitAuditorRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.AuditorGrant.FromString,
+                _registered_method=True)
+        self.DismissAuditor = channel.unary_unary(
+                '/hansa.v1.Operator/DismissAuditor',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.DismissAuditorRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.DismissAuditorReply.FromString,
+                _registered_method=True)
+        self.TakeNotice = channel.unary_unary(
+                '/hansa.v1.Operator/TakeNotice',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.TakeNoticeRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.TakeNoticeReply.FromString,
+                _registered_method=True)
+        self.ListObligations = channel.unary_unary(
+                '/hansa.v1.Operator/ListObligations',
+                request_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ListObligationsRequest.SerializeToString,
+                response_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ObligationList.FromString,
+                _registered_method=True)
 
 
 class OperatorServicer:
@@ -184,6 +204,34 @@ class OperatorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdmitAuditor(self, request, context):
+        """Lets an auditor read the log and the packs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DismissAuditor(self, request, context):
+        """Ends that at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeNotice(self, request, context):
+        """A merchant leaves by a file that it signed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListObligations(self, request, context):
+        """What is owed to merchants that left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OperatorServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -246,6 +294,26 @@ def add_OperatorServicer_to_server(servicer, server):
                     servicer.ExportArrays,
                     request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ExportArraysRequest.FromString,
                     response_serializer=hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.SerializeToString,
+            ),
+            'AdmitAuditor': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdmitAuditor,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.AdmitAuditorRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.AuditorGrant.SerializeToString,
+            ),
+            'DismissAuditor': grpc.unary_unary_rpc_method_handler(
+                    servicer.DismissAuditor,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.DismissAuditorRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.DismissAuditorReply.SerializeToString,
+            ),
+            'TakeNotice': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeNotice,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.TakeNoticeRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.TakeNoticeReply.SerializeToString,
+            ),
+            'ListObligations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListObligations,
+                    request_deserializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ListObligationsRequest.FromString,
+                    response_serializer=hansa_dot_protos_dot_v1_dot_operator__pb2.ObligationList.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -572,6 +640,114 @@ class Operator:
             '/hansa.v1.Operator/ExportArrays',
             hansa_dot_protos_dot_v1_dot_operator__pb2.ExportArraysRequest.SerializeToString,
             hansa_dot_protos_dot_v1_dot_common__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdmitAuditor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Operator/AdmitAuditor',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.AdmitAuditorRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_operator__pb2.AuditorGrant.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DismissAuditor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Operator/DismissAuditor',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.DismissAuditorRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_operator__pb2.DismissAuditorReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeNotice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Operator/TakeNotice',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.TakeNoticeRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_operator__pb2.TakeNoticeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListObligations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hansa.v1.Operator/ListObligations',
+            hansa_dot_protos_dot_v1_dot_operator__pb2.ListObligationsRequest.SerializeToString,
+            hansa_dot_protos_dot_v1_dot_operator__pb2.ObligationList.FromString,
             options,
             channel_credentials,
             insecure,

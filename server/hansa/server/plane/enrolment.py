@@ -11,6 +11,7 @@ from hansa.core.wire_version import WIRE
 from hansa.protos.v1 import enrolment_pb2 as pb
 from hansa.protos.v1 import enrolment_pb2_grpc as rpc
 from hansa.server.authority import Authority
+from hansa.server.plane.leaving import LeaveDesk
 from hansa.server.plane.peer import Gate, Peer
 from hansa.server.plane.status import unary
 from hansa.server.plane.version import SOFTWARE, agreed_minor
@@ -18,18 +19,27 @@ from hansa.server.state.journal import Journal
 from hansa.server.state.members import Joining, Members
 
 _ED25519_KEY_BYTES = 32
+_LEAVERS_AT_ONCE = 1
+"""A receipt is read out of the whole log, in memory."""
 
 
 class EnrolmentService(rpc.EnrolmentServicer):
     """Invitations in, certificates out."""
 
     def __init__(
-        self, gate: Gate, members: Members, authority: Authority, journal: Journal
+        self,
+        gate: Gate,
+        members: Members,
+        authority: Authority,
+        journal: Journal,
+        leaving: LeaveDesk,
     ) -> None:
         self._gate = gate
         self._members = members
         self._authority = authority
         self._journal = journal
+        self._leaving = leaving
+        self._leavers = asyncio.Semaphore(_LEAVERS_AT_ONCE)
 
     @unary
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.Membership:
@@ -58,6 +68,17 @@ class EnrolmentService(rpc.EnrolmentServicer):
             server_time_unix_ms=time.time_ns() // 1_000_000,
             software=SOFTWARE,
         )
+
+    @unary
+    async def Leave(self, request: pb.LeaveRequest, context: Any) -> pb.LeaveReply:
+        """See enrolment.proto."""
+        peer = self._gate.peer(context, Role.MERCHANT)
+        caller = (peer.identity.name, peer.certificate_der)
+        async with self._leavers:
+            receipt = await asyncio.to_thread(
+                self._leaving.leave, *caller, request.remedy, request.notice
+            )
+        return pb.LeaveReply(receipt=receipt)
 
     def _join(self, peer: Peer, request: pb.JoinRequest) -> pb.Membership:
         """A lost reply may be asked for again: the same request gets the same certificate."""
@@ -88,4 +109,5 @@ class EnrolmentService(rpc.EnrolmentServicer):
             certificate_der=certificate_der,
             plan_public_key=self._authority.plan_public_key,
             tuf_root=self._authority.tuf_root,
+            takes_contracts=True,
         )

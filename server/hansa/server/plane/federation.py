@@ -62,6 +62,10 @@ class Desk:
     uploads: Uploads
     ledgers: LedgerDesk
     switchboard: Switchboard
+    checkpoint: Callable[[], bytes] = bytes
+    """The newest signed checkpoint of the log; empty where there is none."""
+    terms: Callable[[], bytes] = bytes
+    """The operator's signed offer of terms; empty where there is none."""
 
 
 class FederationService(rpc.FederationServicer):
@@ -69,7 +73,7 @@ class FederationService(rpc.FederationServicer):
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._handout = Handout(desk.tasks, desk.runs, desk.blobs, desk.members)
+        self._handout = Handout(desk.tasks, desk.runs, desk.blobs, desk.members, desk.checkpoint)
         self._transfers = Transfers()
         self._turns = Turns()
 
@@ -101,6 +105,7 @@ class FederationService(rpc.FederationServicer):
             protocol_minor=minor,
             server_time_unix_ms=time.time_ns() // 1_000_000,
             next_ledger_position=self._desk.ledgers.next_position(merchant),
+            signed_terms=self._desk.terms(),
         )
 
     @unary
@@ -256,9 +261,12 @@ class FederationService(rpc.FederationServicer):
             return Result(sha256=Sha256(blob.sha256), size_bytes=blob.size_bytes)
         slot = Slot.checked(MerchantId(task.merchant), task.task_id, blob.sha256, blob.size_bytes)
         result = Result(sha256=slot.sha256, size_bytes=slot.size_bytes)
-        if task.state == "open" and not self._desk.uploads.is_complete(slot):
+        missing = task.state == "open" and not self._desk.uploads.is_complete(slot)
+        if missing and not request.content_data:
             return None
         self._desk.ledgers.check_booked(task, self._desk.runs.terms(task.run_id), slot.sha256)
+        if missing:
+            self._desk.uploads.take(slot, request.content_data)
         return result
 
 

@@ -2,12 +2,14 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from hansa.core.content import Content
+from hansa.core.errors import NotFoundError
 from hansa.core.ids import Sha256
 from hansa.core.secure.protocol import KEYS, SHARES, SURVIVORS, TRAIN, UNMASK
-from hansa.core.storage import BlobStore
+from hansa.core.storage import INLINE_BYTES, BlobStore
 from hansa.protos.v1 import common_pb2 as common
 from hansa.protos.v1 import federation_pb2 as pb
 from hansa.server.state.batches import Batches
@@ -33,8 +35,17 @@ _PHASES = {
 class Handout:
     """Makes the messages of a subscription, and knows which blobs they let a merchant fetch."""
 
-    def __init__(self, tasks: Tasks, runs: Runs, blobs: BlobStore, members: Members) -> None:
+    def __init__(
+        self,
+        tasks: Tasks,
+        runs: Runs,
+        blobs: BlobStore,
+        members: Members,
+        checkpoint: Callable[[], bytes] = bytes,
+    ) -> None:
+        """Takes the server's books; ``checkpoint`` gives the newest one of its log, if any."""
         self._tasks = tasks
+        self._checkpoint = checkpoint
         self._members = members
         self._runs = runs
         self._blobs = blobs
@@ -70,18 +81,28 @@ class Handout:
     def _task(self, row: TaskRow, minor: int) -> pb.Task:
         run = self._runs.terms(row.run_id)
         apart = minor >= SETTINGS_SINCE_MINOR
+        content = self._ref(Sha256(row.content_sha256) if apart else self._whole_of(row))
         return pb.Task(
             task_id=row.task_id,
             run_id=row.run_id,
             round=row.round_number,
             phase=_PHASES[row.phase],
-            content=self._ref(Sha256(row.content_sha256) if apart else self._whole_of(row)),
+            content=content,
+            content_data=self._small(content) if apart else b"",
             settings=(row.settings or b"") if apart else b"",
             context=None if run.context_sha256 is None else self._ref(Sha256(run.context_sha256)),
             signed_plan=run.signed_plan,
             time_left_ms=max(0, int((row.deadline - time.time()) * 1000)),
             node_id=self._members.node_id(row.merchant),
+            checkpoint=self._checkpoint(),
         )
+
+    def _small(self, ref: common.BlobRef) -> bytes:
+        """The blob's bytes where they travel with the task; a damaged one is left to a download."""
+        if ref.size_bytes <= INLINE_BYTES:
+            with suppress(NotFoundError):
+                return self._blobs.read(Sha256(ref.sha256))
+        return b""
 
     def _ref(self, sha: Sha256) -> common.BlobRef:
         return common.BlobRef(sha256=sha, size_bytes=self._blobs.size(sha))

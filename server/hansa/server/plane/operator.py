@@ -20,6 +20,8 @@ from hansa.protos.v1 import operator_pb2_grpc as rpc
 from hansa.server.authority import Authority
 from hansa.server.evidence import EvidenceDesk
 from hansa.server.launch import Launcher
+from hansa.server.plane.auditing import AuditDesk
+from hansa.server.plane.leaving import LeaveDesk
 from hansa.server.plane.peer import Gate
 from hansa.server.plane.standing import OpenStreams
 from hansa.server.plane.status import streaming, unary
@@ -53,6 +55,8 @@ class Office:
     switchboard: Switchboard
     launcher: Launcher
     schedules: Schedules
+    auditing: AuditDesk
+    leaving: LeaveDesk
 
 
 class OperatorService(rpc.OperatorServicer):
@@ -202,6 +206,42 @@ class OperatorService(rpc.OperatorServicer):
         note = self._office.journal.note
         await asyncio.to_thread(note, "schedule removed", schedule=request.name)
         return pb.ScheduleInfo(name=request.name)
+
+    @unary
+    async def AdmitAuditor(self, request: pb.AdmitAuditorRequest, context: Any) -> pb.AuditorGrant:
+        """See operator.proto."""
+        self._check(context)
+        name = _merchant_name(request.name, "an auditor")
+        grant = await asyncio.to_thread(self._office.auditing.admit, name, request)
+        self._office.switchboard.announce()
+        return grant
+
+    @unary
+    async def DismissAuditor(
+        self, request: pb.DismissAuditorRequest, context: Any
+    ) -> pb.DismissAuditorReply:
+        """See operator.proto."""
+        self._check(context)
+        await asyncio.to_thread(self._office.auditing.dismiss, request.name)
+        self._office.switchboard.announce()
+        return pb.DismissAuditorReply()
+
+    @unary
+    async def TakeNotice(self, request: pb.TakeNoticeRequest, context: Any) -> pb.TakeNoticeReply:
+        """See operator.proto."""
+        self._check(context)
+        receipt = await asyncio.to_thread(self._office.leaving.take_notice, request.notice)
+        await self._office.streams.check()
+        return pb.TakeNoticeReply(receipt=receipt)
+
+    @unary
+    async def ListObligations(
+        self, request: pb.ListObligationsRequest, context: Any
+    ) -> pb.ObligationList:
+        """See operator.proto."""
+        self._check(context)
+        found = await asyncio.to_thread(self._office.leaving.obligations)
+        return pb.ObligationList(obligations=found)
 
     @streaming
     async def ExportArrays(

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from hansa.core.errors import ConflictError, NotFoundError, UnauthorisedError
 from hansa.core.ids import MerchantId, ReleaseVersion
 from hansa.server.state.database import retried, writing
+from hansa.server.state.fact_notes import note_membership
 from hansa.server.state.pulse import Pulse
 from hansa.server.state.tables import MerchantRow
 
@@ -114,6 +115,7 @@ class Members:
                 raise UnauthorisedError(
                     "this invitation was used already; ask the operator for a new one"
                 )
+            note_membership(session, session.scalars(_named(name)).one(), "joined")
 
     @retried
     def renew(self, name: str, certificate_der: bytes, expires: float) -> None:
@@ -126,6 +128,7 @@ class Members:
             # One that is still held as previous is the one in use: the present one never arrived.
             row.previous_certificate_der = row.previous_certificate_der or row.certificate_der
             row.certificate_der, row.certificate_expires = certificate_der, expires
+            note_membership(session, row, "renewed")
 
     @retried
     def revoke(self, name: str) -> None:
@@ -139,6 +142,7 @@ class Members:
             if row is None:
                 raise NotFoundError(f"there is no merchant {name!r}; see 'hansa-server merchants'")
             row.state = "revoked"
+            note_membership(session, row, "revoked")
 
     def check_member(self, name: str, certificate_der: bytes) -> None:
         """Lets only the present certificate of a present member pass; asked on every call.

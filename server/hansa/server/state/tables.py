@@ -26,7 +26,7 @@ class MerchantRow(Table):
 
     node_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     name: Mapped[str] = mapped_column(String(63), unique=True)
-    state: Mapped[str] = mapped_column(String(16))  # invited, member, revoked
+    state: Mapped[str] = mapped_column(String(16))  # invited, member, revoked, left
     invitation_serial: Mapped[str] = mapped_column(String(64))
     invitation_expires: Mapped[float]
     certificate_der: Mapped[bytes | None] = mapped_column(LargeBinary)
@@ -150,3 +150,77 @@ class EventRow(Table):
     time: Mapped[float]
     kind: Mapped[str] = mapped_column(String(32))
     body: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class LogLeafRow(Table):
+    """One fact of the transparency log, at its place for good."""
+
+    __tablename__ = "log_leaves"
+
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)  # so no fact is logged twice
+    body: Mapped[str] = mapped_column(Text)  # canonical JSON
+
+
+class LogNodeRow(Table):
+    """The hash of a complete subtree of the log, of two leaves or more."""
+
+    __tablename__ = "log_nodes"
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogHeadRow(Table):
+    """Where the log ends: one row, which whoever appends holds locked."""
+
+    __tablename__ = "log_head"
+
+    head_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    size: Mapped[int] = mapped_column(BigInteger)
+    frontier: Mapped[bytes] = mapped_column(LargeBinary)  # the complete subtrees' hashes, joined
+    note: Mapped[bytes] = mapped_column(LargeBinary)  # the signed checkpoint of this size
+
+
+class LogNoteRow(Table):
+    """A fact that waits for its place in the log; written with what it states."""
+
+    __tablename__ = "log_notes"
+
+    note_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    body: Mapped[str] = mapped_column(Text)
+
+
+class LogCursorRow(Table):
+    """How far a merchant's ledger, or a run, is in the log."""
+
+    __tablename__ = "log_cursors"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)  # entry/NAME, run/RUN
+    next: Mapped[int] = mapped_column(BigInteger)
+    done: Mapped[bool] = mapped_column(default=False)
+
+
+class AuditorRow(Table):
+    """Somebody who may read the log and the packs."""
+
+    __tablename__ = "auditors"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    certificate_sha256: Mapped[str] = mapped_column(String(64))  # no other one of that name counts
+    expires: Mapped[float]
+
+
+class DepartureRow(Table):
+    """A merchant has left; kept for good, with the receipt that it got."""
+
+    __tablename__ = "departures"
+
+    merchant: Mapped[str] = mapped_column(String(63), primary_key=True)
+    certificate_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)  # its last one
+    previous_sha256: Mapped[str | None] = mapped_column(String(64))  # which counted beside it
+    remedy: Mapped[str] = mapped_column(String(32))
+    notice: Mapped[bytes | None] = mapped_column(LargeBinary)  # as the merchant signed it
+    time: Mapped[float]
+    receipt: Mapped[bytes | None] = mapped_column(LargeBinary)  # absent until it could be made

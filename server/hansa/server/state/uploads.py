@@ -36,3 +36,10 @@ class Deliveries:
         )
         with self._engine.connect() as connection:
             return connection.scalar(query) is not None
+
+    def has_any(self, merchant: MerchantId, task_id: str) -> bool:
+        """Whether this merchant has delivered any blob for this task."""
+        row = UploadRow
+        query = select(row.sha256).where(row.merchant == merchant, row.task_id == task_id).limit(1)
+        with self._engine.connect() as connection:
+            return connection.scalar(query) is not None

@@ -1,0 +1,1 @@
+"""The transparency log: a Merkle tree that can only grow, and proofs that it did."""
