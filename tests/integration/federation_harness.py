@@ -38,6 +38,7 @@ from hansa.client.node.secure import SecureRounds
 from hansa.client.node.work import Application, Worker
 from hansa.client.participation import Participation
 from hansa.client.site import Site
+from hansa.client.witness import Witness
 from hansa.core.credentials import read_credentials
 from hansa.core.errors import TransportError
 from hansa.core.flower_plan import AnyPlan
@@ -222,7 +223,8 @@ class Client:
                 codec = TaskCodec.of(self.site, store.ledger)
                 secure = SecureRounds(self.site, SystemEntropy(), utc_now)
                 guests = Guests(self.site, settings, store, parts[0], utc_now)
-                worker = Worker(settings, store, *parts, utc_now, codec, secure, guests)
+                witness = Witness.of(self.site)
+                worker = Worker(settings, store, *parts, utc_now, codec, secure, guests, witness)
                 NodeLoop(self.site, settings, worker).run(self._told)
         except BaseException as error:  # noqa: BLE001 - some tests let a client crash
             self.fault = error

@@ -4,7 +4,7 @@ import numpy as np
 
 from hansa.client.ledger_store import read_ledger
 from hansa.client.site import Site
-from hansa.core.privacy.entries import Reserve
+from hansa.core.privacy.entries import Accept, Open, Reserve
 from hansa.core.update import Arrays
 from tests.fakes.toy_federation import (
     FIRST_MODEL,
@@ -24,8 +24,11 @@ def assert_same(found: Arrays, expected: Arrays) -> None:
 
 
 def bodies(site: Site) -> list[object]:
-    """What the merchant's ledger says after its opening."""
-    return [entry.body for entry in read_ledger(site.ledger).entries[1:]]
+    """What the merchant's ledger says after its opening, and the contract of its joining."""
+    opening, contract, *rest = read_ledger(site.ledger).entries
+    assert isinstance(opening.body, Open)
+    assert isinstance(contract.body, Accept)
+    return [entry.body for entry in rest]
 
 
 def reserved_rounds(site: Site) -> list[int]:

@@ -43,8 +43,8 @@ from hansa.protos.v1 import enrolment_pb2
 from hansa.protos.v1 import federation_pb2 as pb
 from hansa.server.cli import app
 from hansa.server.operator_client import connect
-from hansa.server.serve import _until_told_to_stop
 from hansa.server.settings import StateFolder
+from hansa.server.signals import until_told_to_stop
 from hansa.server.state.database import open_database
 from hansa.server.state.members import Members
 from tests.fakes.toy_federation import MODEL, ToyApplication, toy_plan
@@ -175,7 +175,7 @@ class TestTheServersOwnCertificate:
         rotated = threading.Event()
 
         async def life() -> None:
-            waiting = asyncio.create_task(_until_told_to_stop(rotate=rotated.set))
+            waiting = asyncio.create_task(until_told_to_stop(rotate=rotated.set))
             await asyncio.sleep(0)
             os.kill(os.getpid(), signal.SIGHUP)
             assert await asyncio.to_thread(rotated.wait, TIMEOUT_S)

@@ -16,6 +16,9 @@ from hansa.core.canonical import sha256_hex
 from hansa.core.errors import InvalidInputError, NotFoundError
 from hansa.core.ids import Sha256
 
+INLINE_BYTES = 64 << 10
+"""What is no larger travels within the message that names it, and needs no call of its own."""
+
 CHUNK_BYTES = 1 << 20
 """1 MiB: the fastest gRPC chunk measured, and below gRPC's default message limit."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from hansa.core.canonical import sha256_hex
 from hansa.core.errors import ConflictError, InvalidInputError
 from hansa.core.ids import MerchantId, Sha256
-from hansa.core.storage import CHUNK_BYTES, BlobStore, PartFile, check_sha256
+from hansa.core.storage import CHUNK_BYTES, INLINE_BYTES, BlobStore, PartFile, check_sha256
 from hansa.server.state.tasks import Tasks
 from hansa.server.state.uploads import Deliveries
 
@@ -194,6 +194,23 @@ class Uploads:
         """Whether this merchant has delivered the blob for this task."""
         noted = self._deliveries.is_noted(slot.merchant, slot.task_id, slot.sha256)
         return noted and self._blobs.has(slot.sha256)
+
+    def received(self, merchant: MerchantId, task_id: str) -> bool:
+        """Whether any byte of an answer to this task ever came in over a stream."""
+        parts = (self._folder / merchant).glob(f"{_task_name(task_id)}-*{_PART}")
+        return self._deliveries.has_any(merchant, task_id) or any(_size(part) for part in parts)
+
+    def take(self, slot: Slot, data: bytes) -> None:
+        """Stores a small blob that came with its message; its task is to be closed with it at once.
+
+        Raises:
+            InvalidInputError: it is too large for that, or not the promised bytes.
+        """
+        if len(data) > INLINE_BYTES:
+            raise InvalidInputError(f"more than {INLINE_BYTES} bytes must be uploaded")
+        if len(data) != slot.size_bytes or sha256_hex(data) != slot.sha256:
+            raise InvalidInputError("the content does not have the promised digest; send it again")
+        self._blobs.put(data)
 
     def begin(self, slot: Slot, offset: int) -> Incoming:
         """Opens a stream; a newer stream for the same task ends an older one. Close it in any case.

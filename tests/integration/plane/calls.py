@@ -20,7 +20,7 @@ from hansa.core.identity import (
     make_key,
 )
 from hansa.core.invitation import Invitation
-from hansa.protos.v1 import enrolment_pb2, federation_pb2, operator_pb2, releases_pb2
+from hansa.protos.v1 import enrolment_pb2, federation_pb2, log_pb2, operator_pb2, releases_pb2
 from hansa.protos.v1 import federation_pb2 as pb
 from tests.integration.federation_harness import (
     TIMEOUT_S,
@@ -37,6 +37,7 @@ SERVICES = {
     "Federation": federation_pb2.DESCRIPTOR.services_by_name["Federation"],
     "Operator": operator_pb2.DESCRIPTOR.services_by_name["Operator"],
     "Releases": releases_pb2.DESCRIPTOR.services_by_name["Releases"],
+    "TransparencyLog": log_pb2.DESCRIPTOR.services_by_name["TransparencyLog"],
 }
 
 

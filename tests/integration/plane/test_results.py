@@ -139,22 +139,23 @@ class TestTheLedger:
         assert edited != honest
         code, text = refusal(lambda: member.complete(task.task_id, DATA, edited))
         assert code is Code.FAILED_PRECONDITION
-        assert "ledger entry 1" in text
+        assert "ledger entry 2" in text
         assert "edited" in text
 
     def test_reordered_entries_are_refused(self, member: RawMember, task: pb.Task) -> None:
         member.book(task, DATA)
-        first, second, third = member.entries()
+        first, terms, second, third = member.entries()
         code, text = refusal(
-            lambda: member.complete(task.task_id, DATA, lines([first, third, second]))
+            lambda: member.complete(task.task_id, DATA, lines([first, terms, third, second]))
         )
         assert code is Code.FAILED_PRECONDITION
         assert "reordered" in text
 
     def test_a_gap_is_refused(self, member: RawMember, task: pb.Task) -> None:
         member.book(task, DATA)
-        first, _, third = member.entries()
-        code, text = refusal(lambda: member.complete(task.task_id, DATA, lines([first, third])))
+        first, terms, _, third = member.entries()
+        left = lines([first, terms, third])
+        code, text = refusal(lambda: member.complete(task.task_id, DATA, left))
         assert code is Code.FAILED_PRECONDITION
         assert "dropped" in text
 
@@ -182,7 +183,7 @@ class TestTheLedger:
         member.upload(task.task_id, DATA)
         reply = member.complete(task.task_id, DATA, honest)
         assert reply.acknowledgement == pb.ACKNOWLEDGEMENT_ACCEPTED
-        assert reply.next_ledger_position == 3
+        assert reply.next_ledger_position == 4
 
     def test_too_many_entries_at_once_are_refused(self, member: RawMember, task: pb.Task) -> None:
         code, text = refusal(lambda: member.complete(task.task_id, DATA, bytes((3 << 20) + 1)))

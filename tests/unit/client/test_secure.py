@@ -253,7 +253,7 @@ def test_a_later_round_of_the_run_forgets_the_earlier_ones(rounds, plan, site) -
     other = RoundName(run=RunId("run-2"), number=1)
     rounds.answer("keys", plan, other, BEGIN)
     assert len(files(site)) == 2
-    rounds.forget(other)
+    rounds.forget(toy_plan(quorum=3, secure_aggregation={}, rounds=3), other)
     assert len(files(site)) == 1
 
 

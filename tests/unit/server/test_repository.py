@@ -103,7 +103,7 @@ def test_a_published_release_states_its_facts_in_the_signed_custom_field(
     targets = world.files.role(CHANNEL).signed.targets
     assert set(targets) == {
         "stable/manifest.json", "stable/1/manifest.json",
-        "stable/1/model.onnx", "stable/1/tokenizer.json",
+        "stable/1/model.onnx", "stable/1/privacy.json", "stable/1/tokenizer.json",
     }  # fmt: skip
     base = {"name": "minilm", "digest": "b" * 64}
     facts = {"version": 1, "channel": "stable", "base": base}

@@ -22,6 +22,8 @@ from hansa.core.update import Arrays
 from hansa.server.rounds.flower import adopt_identity, make_reply, to_content, to_records
 from hansa.server.rounds.intake import numpy_arrays
 from hansa.server.rounds.secure import SecureRound, SumIntake
+from hansa.server.rounds.secure_blocks import SecureBlocks
+from hansa.server.rounds.stages import SecureRun
 from hansa.server.state.tables import TaskRow
 from tests.fakes.hostile_certificates import HOSTILE
 from tests.fakes.secure_round import (
@@ -40,38 +42,49 @@ MODEL = {"weights": np.array([1.0, 2.0], np.float32), "bias": np.array(0.5, np.f
 
 
 class MemoryGrid:
-    """Answers of real members, kept by stage as the tasks' table keeps them.
+    """Answers of real members, kept by round and stage as the tasks' table keeps them.
 
-    ``steps`` says by how much each member moves the model. ``gone`` maps a stage to those who do
-    not answer it. All others' answers are there at once, in an order that differs each time, and
-    came at ``NOW`` where ``answered`` does not say otherwise. ``changed`` alters a member's keys.
+    ``steps`` says by how much each member moves the model. ``gone`` maps a stage, or ``2/train`` of
+    one round, to those who do not answer it. All others' answers are there at once, in an order
+    that differs each time, and came at ``NOW`` where ``answered`` does not say otherwise.
+    ``changed`` alters a member's keys.
     """
 
     def __init__(self, plan: RunPlan, steps: list[float], seed: int = 0) -> None:
         self.world = SecureWorld(len(steps), where=Setting.of(plan, RUN, 1))
         self.steps = dict(zip(self.world.names, steps, strict=True))
         self.gone: dict[str, set[str]] = {}
-        self.kept: dict[tuple[str, MerchantId], bytes] = {}
+        self.kept: dict[tuple[int, str, MerchantId], bytes] = {}
         self.asked: dict[str, list[MerchantId]] = {}
         self.answered: dict[MerchantId, dt.datetime] = {}
         self.changed: dict[MerchantId, Callable[[Keys], Keys]] = {}
+        self.begun: list[tuple[int, str]] = []
+        """Every stage of a round that somebody was asked for, in order."""
+        self._first = Setting.of(plan, RUN, 1)
         self._random = random.Random(seed)
 
     def begin(self, round_number: int, phase: str) -> None:
-        self._stage = phase
+        self._round, self._stage = round_number, phase
+        self.world.turn((round_number - 1) % self._first.rounds)
 
     def names(self) -> dict[int, MerchantId]:
         return dict(enumerate(self.world.names, 10))
+
+    def asked_before(self) -> list[int]:
+        where = (self._round, self._stage)
+        return [id_ for id_, name in self.names().items() if (*where, name) in self.kept]
 
     def replies(
         self, messages: Iterable[Message], *, timeout_s: float
     ) -> Generator[Message, None, None]:
         ready = [(self.names()[m.metadata.dst_node_id], m) for m in messages]
         self.asked[self._stage] = [name for name, _ in ready]
+        self.begun.append((self._round, self._stage))
         for name, message in ready:  # all have come before the first is looked at
             self._answer(name, to_content(message.content).to_bytes())
         self._random.shuffle(ready)
-        ready.sort(key=lambda pair: (self._stage, pair[0]) not in self.kept)  # time is up at last
+        where = (self._round, self._stage)
+        ready.sort(key=lambda pair: (*where, pair[0]) not in self.kept)  # time is up at last
         for name, message in ready:
             yield self._reply(name, message.metadata.dst_node_id)
 
@@ -81,7 +94,7 @@ class MemoryGrid:
         return [
             TaskRow(merchant=name, answered=self.answered.get(name, NOW).timestamp())
             for name in merchants
-            if (phase, name) in self.kept
+            if (round_number, phase, name) in self.kept
         ]
 
     def _reply(self, name: MerchantId, node_id: int) -> Message:
@@ -96,14 +109,16 @@ class MemoryGrid:
             ttl=60.0,
             message_type="query",
         )
-        kept = self.kept.get((self._stage, name))
+        kept = self.kept.get((self._round, self._stage, name))
         if kept is None:
             return make_reply(Error(1, "deadline: no answer before the deadline"), metadata)
         return make_reply(to_records(Content.from_bytes(kept)), metadata)
 
     def _answer(self, name: MerchantId, request: bytes) -> None:
-        if (self._stage, name) not in self.kept and name not in self.gone.get(self._stage, set()):
-            self.kept[self._stage, name] = self._answers()[self._stage](name, request)
+        key = (self._round, self._stage, name)
+        gone = self.gone.get(self._stage, set()) | self.gone.get(f"{key[0]}/{key[1]}", set())
+        if key not in self.kept and name not in gone:
+            self.kept[key] = self._answers()[self._stage](name, request)
 
     def _answers(self) -> dict[str, Callable[[MerchantId, bytes], bytes]]:
         return {
@@ -148,33 +163,50 @@ class MemoryGrid:
     def _next(self, stage: str, verb: str, name: MerchantId, request: bytes) -> bytes:
         member = self.world.members[name]
         self.world.states[name] = getattr(member, verb)(self.world.states[name], request)
-        return self.world.states[name].reply(stage)
+        return self.world.states[name].reply(stage, self.world.setting.at)
 
 
-def plan_of(**federation: Any) -> RunPlan:
-    return toy_plan(quorum=3, secure_aggregation={}, **federation)
+def plan_of(prepared_rounds: int = 1, **federation: Any) -> RunPlan:
+    secure = {"prepared_rounds": prepared_rounds}
+    return toy_plan(**{"quorum": 3, "secure_aggregation": secure, **federation})
 
 
 def go_on() -> None:
     """Nobody stops the run."""
 
 
-def collect(grid: MemoryGrid, plan: RunPlan, model: Arrays | None = None) -> SumIntake:
-    adopt_identity()
-    around = SecureRound(
-        grid=grid,
-        plan=plan,
-        run_id=RUN,
-        number=1,
-        trust=Trust(authorities=(authority().certificate,)),
-        go_on=go_on,
+def blocks_of(grid: MemoryGrid, plan: RunPlan) -> SecureBlocks:
+    return SecureBlocks(
+        SecureRun(
+            grid=grid,
+            plan=plan,
+            run_id=RUN,
+            trust=Trust(authorities=(authority().certificate,)),
+            go_on=go_on,
+        )
     )
+
+
+def collect(
+    grid: MemoryGrid,
+    plan: RunPlan,
+    model: Arrays | None = None,
+    *,
+    blocks: SecureBlocks | None = None,
+    number: int = 1,
+    asked: Sequence[str] | None = None,
+) -> SumIntake:
+    """One round; ``blocks`` is that of a server that went on, a fresh one of one that restarted."""
+    adopt_identity()
+    around = SecureRound(blocks=blocks or blocks_of(grid, plan), number=number)
     arrays = {name: Array(array) for name, array in (model or MODEL).items()}
     record = RecordDict(
         {"arrays": ArrayRecord(arrays), "config": ConfigRecord({"server-round": 1})}
     )
     messages = [
-        Message(record, dst_node_id=node_id, message_type="train") for node_id in grid.names()
+        Message(record, dst_node_id=node_id, message_type="train")
+        for node_id, name in grid.names().items()
+        if asked is None or name in asked
     ]
     return around.collect(messages, model or MODEL)
 
@@ -321,3 +353,89 @@ def test_a_certificate_is_judged_when_its_answer_came_and_not_when_it_is_read() 
         intake = collect(grid, plan)
         assert list(intake.refused) == ["m03"]
         assert "not valid now" in intake.refused[MerchantId("m03")].sentence
+
+
+class TestLaterRoundsOfABlock:
+    """Three rounds share the keys and shares of the first."""
+
+    STAGES = ("train", "survivors", "unmask")
+
+    def test_begin_with_the_update_and_have_a_mean_of_their_own(self) -> None:
+        plan = plan_of(3, rounds=3)
+        grid = MemoryGrid(plan, [1.0, 2.0, 3.0, 6.0])
+        blocks = blocks_of(grid, plan)
+        for number in (1, 2, 3):
+            intake = collect(grid, plan, blocks=blocks, number=number)
+            assert sorted(intake.valid) == grid.world.names
+            assert np.array_equal(mean_of(intake)["bias"], np.float32(3.5))
+        stages = [number for number, stage in grid.begun if stage in ("keys", "shares")]
+        assert stages == [1, 1]
+        assert [stage for number, stage in dict.fromkeys(grid.begun) if number == 3] == list(
+            self.STAGES
+        )
+
+    def test_have_the_members_of_the_first_after_a_restart(self) -> None:
+        """A server that knows nothing but the tasks, at the beginning and in the middle."""
+        plan = plan_of(3, rounds=3)
+        grid = MemoryGrid(plan, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
+        grid.gone = {"shares": {"m05"}, "2/train": {"m02"}, "3/unmask": {"m00"}}
+        collect(grid, plan)
+        for number, missing in ((2, {"m02"}), (2, {"m02"}), (3, set())):
+            kept = dict(grid.kept)
+            asked = [name for name in grid.world.names if name != "m05"]
+            intake = collect(grid, plan, number=number, asked=asked)
+            assert set(intake.refused) == missing
+            assert len(intake.valid) == 6 - len(missing)
+            assert {key: grid.kept[key] for key in kept} == kept
+
+    def test_can_be_asked_of_the_sharers_alone(self) -> None:
+        plan = plan_of(3, rounds=4)
+        grid = MemoryGrid(plan, [1.0] * 5)
+        grid.gone = {"shares": {"m04"}}
+        blocks = blocks_of(grid, plan)
+        assert blocks.sharers(1) is None
+        collect(grid, plan, blocks=blocks)
+        for again in (blocks, blocks_of(grid, plan)):
+            sharers = again.sharers(2)
+            assert sharers is not None
+            assert (sorted(sharers.names), sharers.threshold) == (grid.world.names[:4], 4)
+        assert blocks.sharers(4) is None
+        assert [blocks.phases(number) for number in (1, 2, 4)] == [
+            ("keys", "train"),
+            ("train",),
+            ("keys", "train"),
+        ]
+
+    def test_mask_for_those_alone_who_are_asked(self) -> None:
+        """Of seven members five are asked: nobody waits for the other two, and nothing of theirs
+        is revealed."""
+        plan = plan_of(3, rounds=3)
+        grid = MemoryGrid(plan, [1.0] * 5 + [50.0, 50.0])
+        blocks = blocks_of(grid, plan)
+        collect(grid, plan, blocks=blocks)
+        intake = collect(grid, plan, blocks=blocks, number=2, asked=grid.world.names[:5])
+        assert np.array_equal(mean_of(intake)["bias"], np.float32(1.5))
+        assert grid.asked["unmask"] != grid.world.names
+        assert intake.refused == {}
+
+    def test_fail_with_fewer_than_the_threshold_of_the_blocks_members(self) -> None:
+        plan = plan_of(3, rounds=3)
+        grid = MemoryGrid(plan, [1.0] * 5)
+        blocks = blocks_of(grid, plan)
+        collect(grid, plan, blocks=blocks)
+        with pytest.raises(QuorumNotMetError, match=r"^round 2: 3 of 5 members take part"):
+            collect(grid, plan, blocks=blocks, number=2, asked=grid.world.names[:3])
+
+    def test_of_a_full_cohort_leave_the_surplus_out_and_ask_it_again(self) -> None:
+        plan = plan_of(3, rounds=3, cohort=5, over_selection=0.2)
+        grid = MemoryGrid(plan, [1.0] * 6)
+        grid.gone = {"2/train": {"m03"}}
+        blocks = blocks_of(grid, plan)
+        reasons = [
+            {
+                name: why.reason
+                for name, why in collect(grid, plan, blocks=blocks, number=number).refused.items()
+            }
+            for number in (1, 2, 3)
+        ]
+        assert reasons == [{}, {"m03": "surplus"}, {}]

@@ -8,8 +8,9 @@ import mmap
 from pathlib import Path
 
 from hansa.client.node.wire import Wire
+from hansa.core.canonical import sha256_hex
 from hansa.core.content import Content
-from hansa.core.errors import InvalidInputError
+from hansa.core.errors import InvalidInputError, TransportError
 from hansa.core.storage import BlobStore, check_sha256
 from hansa.protos.v1 import common_pb2 as common
 from hansa.protos.v1 import federation_pb2 as pb
@@ -31,13 +32,16 @@ class Downloads:
             TransportError: it could not be fetched whole.
             InvalidInputError: what was fetched is no message, or it is too large to be fetched.
         """
-        self._drop_all_but(check_sha256(task.content.sha256))
         _refuse_empty(task.content)
-        path = wire.download(task.task_id, task.content, self._contents)
+        data = _inline(task) or self._fetched(task, wire)
         if not task.settings:
-            return path.read_bytes()
-        parts = (Content.from_bytes(_mapped(path)), Content.from_bytes(task.settings))
+            return bytes(data)
+        parts = (Content.from_bytes(data), Content.from_bytes(task.settings))
         return Content.merged(parts).to_bytes()
+
+    def _fetched(self, task: pb.Task, wire: Wire) -> memoryview:
+        self._drop_all_but(check_sha256(task.content.sha256))
+        return _mapped(wire.download(task.task_id, task.content, self._contents))
 
     def all(self, task: pb.Task, wire: Wire) -> list[bytes]:
         """The task's message and, where the run has one, its context.
@@ -57,6 +61,18 @@ class Downloads:
         for path in self._contents.folder.rglob("*"):
             if path.is_file() and sha not in path.name:
                 path.unlink()
+
+
+def _inline(task: pb.Task) -> bytes:
+    """The content that came with the task, if it did.
+
+    Raises:
+        TransportError: it is not what the task names.
+    """
+    data = task.content_data
+    if data and sha256_hex(data) != task.content.sha256:
+        raise TransportError("the task's content does not have the promised digest")
+    return data
 
 
 def _refuse_empty(blob: common.BlobRef) -> None:

@@ -12,6 +12,7 @@ import grpc
 from cryptography import x509
 
 from hansa.client.channel import open_channel, translated
+from hansa.client.contract_offer import OfferShelf
 from hansa.client.enrol import renew_if_due
 from hansa.client.interruption import interruptible
 from hansa.client.node.wire import Wire
@@ -38,6 +39,7 @@ class NodeLoop:
         self._worker = worker
         self._pause_s = _FIRST_PAUSE_S
         self._shown: x509.Certificate | None = None
+        self._offers = OfferShelf(site.offered_terms, settings.plan_public_key)
 
     def run(self, stop: threading.Event, abort: threading.Event | None = None) -> None:
         """Serves the federation; only a refusal that waiting cannot mend ends it.
@@ -89,6 +91,8 @@ class NodeLoop:
             session = registration.session
             _log.info("connected to %s as %s", address, session.merchant)
             self._worker.check_seen(session.next_ledger_position)
+            self._worker.check_clock(registration.ahead)
+            self._offers.note(session.signed_terms)
             if renew_if_due(self._site, channel, registration.server_now()):
                 _log.info("renewed the certificate; connecting again with it")
                 return

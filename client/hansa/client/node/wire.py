@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 
 from hansa.client.channel import CALL_TIMEOUT_S, TRANSFER_TIMEOUT_S
+from hansa.client.node.log_line import GrpcLogLine
 from hansa.client.node.outbox import Letter, Outbox
 from hansa.core.errors import InvalidInputError, NotFoundError, TransportError
 from hansa.core.storage import CHUNK_BYTES, BlobStore, PartFile, check_sha256
@@ -34,6 +35,7 @@ class Wire:
 
     def __init__(self, channel: grpc.Channel, session: pb.Session) -> None:
         self._stub = rpc.FederationStub(channel)
+        self.log = GrpcLogLine(channel)
         # Blobs' messages are written and read the short way.
         self._download = channel.unary_stream(
             f"/{_SERVICE}/Download", pb.DownloadRequest.SerializeToString, read_chunk
@@ -135,14 +137,21 @@ class Wire:
                 return False
             raise _named(error) from error
 
-    def complete(self, letter: Letter, entries: bytes) -> pb.Acknowledgement:
+    def complete(self, letter: Letter, entries: bytes, content: bytes = b"") -> pb.Acknowledgement:
         """Closes a task with a finished update.
+
+        Args:
+            letter: names the update.
+            entries: lines of the ledger.
+            content: the update itself, where it is small and was not uploaded.
 
         Raises:
             InvalidInputError: the server will never take it.
         """
         blob = common.BlobRef(sha256=letter.sha256, size_bytes=letter.size_bytes)
-        request = pb.CompleteRequest(task_id=letter.task_id, content=blob, ledger_entries=entries)
+        request = pb.CompleteRequest(
+            task_id=letter.task_id, content=blob, ledger_entries=entries, content_data=content
+        )
         try:
             return self._close(request)
         except grpc.RpcError as error:

@@ -16,13 +16,16 @@ from typing import Protocol
 from hansa.client.interruption import WorkInterruptedError, check_wanted
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.node.codec import TaskCodec
+from hansa.client.node.delivery import Delivery
 from hansa.client.node.downloads import Downloads
+from hansa.client.node.gate import ContractGate
 from hansa.client.node.guests import GuestRefusedError, Guests
 from hansa.client.node.outbox import Letter, Outbox
 from hansa.client.node.refusals import Refused, faults_named, message_checked, rules_named
 from hansa.client.node.secure import Masking, RoundName, SecureRounds
 from hansa.client.node.wire import Wire
 from hansa.client.site import SiteSettings
+from hansa.client.witness import Witness
 from hansa.compression.content_codec import ContentCodec
 from hansa.core.errors import (
     BudgetExhaustedError,
@@ -31,12 +34,12 @@ from hansa.core.errors import (
     LedgerError,
     NotFoundError,
     SignatureError,
-    TransportError,
+    TransparencyError,
 )
 from hansa.core.evidence import PLAN_DOMAIN
+from hansa.core.flower_plan import parse_any_plan
 from hansa.core.ids import MerchantId, RunId, TaskId, task_id
 from hansa.core.plan import RunPlan, parse_plan
-from hansa.core.privacy.events import PrivacyEvent
 from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.secure.protocol import KEYS, LIGHT_STAGES, SHARES, SURVIVORS, TRAIN, UNMASK
 from hansa.core.signing import Signed
@@ -87,6 +90,7 @@ class Worker:
         codec: TaskCodec,
         secure: SecureRounds | None = None,
         guests: Guests | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """Takes its parts; without ``secure`` or ``guests`` it refuses such tasks."""
         self._settings = settings
@@ -98,6 +102,12 @@ class Worker:
         self._codec = codec
         self._secure = secure
         self._guests = guests
+        self._witness = witness
+        self._gate = ContractGate(store, clock)
+
+    def check_clock(self, ahead: dt.timedelta) -> None:
+        """Notes how far this machine's clock is ahead of the server's: a wrong one does no work."""
+        self._gate.set_clock_error(ahead)
 
     def check_seen(self, next_position: int) -> None:
         """Refuses to work with an old copy of the ledger, which would forget what was spent.
@@ -131,27 +141,53 @@ class Worker:
 
     def _do_own(self, task: pb.Task, wire: Wire) -> None:
         try:
-            letter = self._outbox.find(TaskId(task.task_id)) or self._make(task, wire)
+            if _PHASES.get(task.phase) in LIGHT_STAGES:
+                self._do_stage(task, wire)
+            else:
+                self._do_work(task, wire)
         except Refused as refused:
             _log.warning("task %s refused: %s", task.task_id, refused)
             self._outbox.free_room()
             wire.refuse(task.task_id, refused.refusal, self._entries(wire))
-            return
-        if _PHASES[task.phase] not in LIGHT_STAGES:
-            # Once more, where a crash came between the outbox and the ledger.
-            self._store.commit(TaskId(letter.task_id), sha256=letter.digest, now=self._clock())
-        self._deliver(letter, wire)
-        if self._secure is not None and task.phase == pb.PHASE_UNMASK:
-            self._secure.forget(_round_of(task))
+
+    def _do_stage(self, task: pb.Task, wire: Wire) -> None:
+        """A stage of a secure round that touches no data: nothing is reserved or committed.
+
+        The round's secrets, which are on the disk, give the same answer again.
+        """
+        plan = self._checked_plan(task)
+        with message_checked():
+            request = self._downloads.content(task, wire)
+        with rules_named():
+            secure = self._secure_rounds(plan)
+            answer = secure.answer(_PHASES[task.phase], plan, _round_of(task), request)
+        self._delivery(wire).deliver(self._outbox.hold(TaskId(task.task_id), answer))
+        if task.phase == pb.PHASE_UNMASK:
+            secure.forget(plan, _round_of(task))
+
+    def _do_work(self, task: pb.Task, wire: Wire) -> None:
+        letter = self._outbox.find(TaskId(task.task_id)) or self._make(task, wire)
+        # Once more, where a crash came between the outbox and the ledger.
+        self._store.commit(TaskId(letter.task_id), sha256=letter.digest, now=self._clock())
+        self._delivery(wire).deliver(letter)
+
+    def _delivery(self, wire: Wire) -> Delivery:
+        return Delivery(wire, self._outbox, lambda: self._entries(wire))
 
     def _do_guest(self, guests: Guests, task: pb.Task, wire: Wire) -> None:
         try:
-            letter = guests.answer(task, lambda: self._contents(task, wire))
+            letter = guests.answer(task, lambda: self._guest_contents(task, wire))
         except (GuestRefusedError, Refused) as refused:
             _log.warning("task %s refused: %s", task.task_id, refused)
             wire.refuse(task.task_id, refused.refusal, self._entries(wire))
             return
-        self._deliver(letter, wire)
+        self._delivery(wire).deliver(letter)
+
+    def _guest_contents(self, task: pb.Task, wire: Wire) -> list[bytes]:
+        """What an allowed app gets; the signature on its plan was checked before."""
+        plan = parse_any_plan(Signed.parse(task.signed_plan, "the plan").payload, "the plan")
+        self._gate.check_task(task, plan)
+        return self._contents(task, wire)
 
     def settle(self, wire: Wire) -> None:
         """Asks what became of every finished update that is still here.
@@ -168,41 +204,14 @@ class Worker:
             with suppress(NotFoundError):  # some answers let nothing out, and nothing was reserved
                 self._store.commit(TaskId(letter.task_id), sha256=letter.digest, now=self._clock())
             try:
-                self._conclude(letter, wire)
+                self._delivery(wire).conclude(letter)
             except InvalidInputError as error:
                 _log.error("the answer to task %s is dropped: %s", letter.task_id, error)
                 self._outbox.drop(TaskId(letter.task_id))
 
-    def _deliver(self, letter: Letter, wire: Wire) -> None:
-        try:
-            wire.upload(self._outbox, letter)
-        except InvalidInputError as error:
-            if self._outbox.is_intact(letter):
-                raise TransportError(f"the server did not take the update: {error}") from error
-            self._give_up(letter, wire)
-            return
-        self._conclude(letter, wire)
-
-    def _give_up(self, letter: Letter, wire: Wire) -> None:
-        """An update that the disk has damaged cannot be made again: its budget is spent."""
-        _log.error("the answer to task %s is lost: the disk has damaged it", letter.task_id)
-        self._outbox.drop(TaskId(letter.task_id))
-        refusal = pb.Refusal(reason=pb.REFUSAL_REASON_FAILED, sentence="the disk lost the update")
-        wire.refuse(letter.task_id, refusal, self._entries(wire))
-
-    def _conclude(self, letter: Letter, wire: Wire) -> None:
-        acknowledgement = wire.complete(letter, self._entries(wire))
-        _log.info("task %s: %s", letter.task_id, pb.Acknowledgement.Name(acknowledgement))
-        if acknowledgement == pb.ACKNOWLEDGEMENT_FENCED:
-            raise ConflictError("another client of this merchant took over; stop one of the two")
-        if acknowledgement != pb.ACKNOWLEDGEMENT_MISSING_BLOB:
-            self._outbox.drop(TaskId(letter.task_id))
-
     def _make(self, task: pb.Task, wire: Wire) -> Letter:
         plan = self._checked_plan(task)
         phase = _PHASES[task.phase]
-        if phase in LIGHT_STAGES:
-            return self._outbox.put(TaskId(task.task_id), self._answer_stage(task, plan, wire))
         contents = self._opened(plan, phase, self._contents(task, wire))
         masking = self._begin_masking(task, plan, contents[0]) if phase == TRAIN else None
         if masking is not None:
@@ -210,13 +219,27 @@ class Worker:
         self._check_size(plan, phase, contents, masking)
         self._prepare(plan)
         self._outbox.make_room(len(contents[0]))
+        check_wanted()  # what is unwanted by now costs nothing
         self._reserve(task, plan, phase)
+        self._begin(TaskId(task.task_id))
         reply = self._run(task, plan, phase, contents)
         if masking is not None:
             with faults_named():
                 reply = masking.mask(reply)
         check_wanted()  # not every work asks before it ends
         return self._keep(TaskId(task.task_id), reply)
+
+    def _begin(self, task: TaskId) -> None:
+        """The last look before data are touched: nothing can have left, so nothing stays spent.
+
+        From here on an open reservation stays spent, whatever becomes of it.
+        """
+        try:
+            check_wanted()
+        except WorkInterruptedError:
+            if self._store.ledger.accepted is not None:  # the server can read such an entry
+                self._store.release(task, now=self._clock())
+            raise
 
     def _check_size(
         self, plan: RunPlan, phase: str, contents: Sequence[bytes], masking: Masking | None
@@ -229,10 +252,13 @@ class Worker:
         if phase != TRAIN or ContentCodec.of(plan.federation, phase).codes_up:
             return
         with message_checked():
-            self._outbox.check_size(len(contents[0]) if masking is None else masking.size_bytes)
+            size = len(contents[0]) if masking is None else masking.size_bytes
+            self._outbox.check_size(size)
+            self._gate.check_answer(size)
 
     def _keep(self, task: TaskId, reply: bytes) -> Letter:
         """It is paid for, and cannot be made again: a disk that is full is given time."""
+        self._gate.check_answer(len(reply))
         try:
             self._outbox.check_size(len(reply))
         except InvalidInputError as error:
@@ -245,14 +271,6 @@ class Worker:
                 check_wanted()
                 time.sleep(_DISK_PAUSE_S)
         return self._outbox.put(task, reply)
-
-    def _answer_stage(self, task: pb.Task, plan: RunPlan, wire: Wire) -> bytes:
-        """A stage of a secure round that touches no data: nothing is reserved or committed."""
-        with message_checked():
-            request = self._downloads.content(task, wire)
-        with rules_named():
-            secure = self._secure_rounds(plan)
-            return secure.answer(_PHASES[task.phase], plan, _round_of(task), request)
 
     def _begin_masking(self, task: pb.Task, plan: RunPlan, request: bytes) -> Masking | None:
         if plan.federation.secure_aggregation is None:
@@ -287,6 +305,7 @@ class Worker:
             )
         if plan.privacy.delta > self._store.ledger.opening.delta:
             raise Refused(pb.REFUSAL_REASON_CONTRACT, "the plan's delta is above this merchant's")
+        self._gate.check_task(task, plan)
         return plan
 
     def _own_id(self, task: pb.Task) -> TaskId:
@@ -302,7 +321,7 @@ class Worker:
                 run=RunId(task.run_id),
                 round_number=task.round,
                 phase=phase,
-                events=_events(plan, phase),
+                events=PrivacyPlan.of(plan).events_for(phase),
                 now=self._clock(),
             )
         except BudgetExhaustedError as error:
@@ -310,13 +329,30 @@ class Worker:
         except InvalidInputError as error:
             raise Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
         except ConflictError as error:
+            released = self._store.ledger.is_released(TaskId(task.task_id))
+            kept = " and was not spent" if released else "; its budget stays spent"
             raise Refused(
-                pb.REFUSAL_REASON_INTERRUPTED,
-                "an earlier attempt broke off; its budget stays spent",
+                pb.REFUSAL_REASON_INTERRUPTED, f"an earlier attempt broke off{kept}"
             ) from error
+
+    def _look_at_log(self, task: pb.Task, wire: Wire) -> None:
+        """No work for a server whose log was cut, rewritten or forked."""
+        if self._witness is None:
+            return
+        try:
+            self._witness.check(
+                task.checkpoint,
+                wire.log,
+                entries=self._store.ledger.entries,
+                acknowledged=wire.ledger_position,
+                now=self._clock(),
+            )
+        except TransparencyError as error:
+            raise Refused(pb.REFUSAL_REASON_CONTRACT, str(error)) from error
 
     def _contents(self, task: pb.Task, wire: Wire) -> list[bytes]:
         """The task's content file and, where the run has one, its context file."""
+        self._look_at_log(task, wire)
         with message_checked():
             return self._downloads.all(task, wire)
 
@@ -350,13 +386,3 @@ class Worker:
 
 def _round_of(task: pb.Task) -> RoundName:
     return RoundName(run=RunId(task.run_id), number=task.round)
-
-
-def _events(plan: RunPlan, phase: str) -> Sequence[PrivacyEvent]:
-    privacy = PrivacyPlan.of(plan)
-    if phase == "train":
-        return [privacy.round_event()]
-    event = privacy.evaluation_event()
-    if event is None:
-        raise Refused(pb.REFUSAL_REASON_CONTRACT, "the plan lets no metric leave")
-    return [event]

@@ -6,7 +6,7 @@ else; with fewer than the threshold nothing is revealed.
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from hansa.core.ids import MerchantId
 from hansa.core.secure import shamir
 from hansa.core.secure.commitments import commit_seed, commit_share
 from hansa.core.secure.fixed_point import Ring
-from hansa.core.secure.masks import Purpose, add_mask, derive, public_half
+from hansa.core.secure.masks import Purpose, add_mask, derive, private_key, public_half
 from hansa.core.secure.messages import (
     DIGEST_BYTES,
     Deal,
@@ -143,7 +143,7 @@ def collect_keys(
     """
 
     def read(merchant: MerchantId, content: Content) -> Keys:
-        keys = Keys.parse(merchant, content)
+        keys = Keys.parse(merchant, content, setting.rounds)
         keys.check(setting, trust if answered is None else trust.at(answered.get(merchant)))
         return keys
 
@@ -154,17 +154,59 @@ def collect_keys(
     return Roster.of(setting, list(valid.values())), rejected
 
 
-def collect_shares(roster: Roster, answers: Answers) -> tuple[Dealt, Rejected]:
-    """Stage 2: who gave a pair of shares for each member.
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """After stage 2: what all rounds of the block begin with."""
+
+    roster: Roster
+    answers: Answers
+    """Of those who gave shares for every round; read again for each."""
+
+    def dealt(self, at: int, among: Collection[MerchantId] | None = None) -> "Dealt":
+        """One round of the block, counted from 0.
+
+        Args:
+            at: the round.
+            among: who takes part in it; all who gave shares, if None.
+
+        Raises:
+            QuorumNotMetError: they are fewer than the threshold.
+        """
+        roster = self.roster.of_round(at)
+        members, rounds = len(roster.members), roster.setting.rounds
+        wanted = self.answers if among is None else [one for one in self.answers if one in among]
+        deals, _ = _sorted(
+            self.answers, wanted, lambda _, content: Deal.parse(content, members, rounds, at)
+        )
+        _check_number(roster, len(deals), "gave shares" if among is None else "take part")
+        return Dealt(roster=roster, deals=deals)
+
+
+def prepare(roster: Roster, answers: Answers) -> tuple[Prepared, Rejected]:
+    """Stage 2: who gave a pair of shares for each member, for every round of the block.
 
     Raises:
         QuorumNotMetError: they are fewer than the threshold.
     """
-    deals, rejected = _sorted(
-        answers, roster.positions, lambda _, content: Deal.parse(content, len(roster.members))
-    )
-    _check_number(roster, len(deals), "gave shares")
-    return Dealt(roster=roster, deals=deals), rejected
+    members, rounds = len(roster.members), roster.setting.rounds
+
+    def check(_: MerchantId, content: Content) -> Content:
+        Deal.check(content, members, rounds)
+        return content
+
+    valid, rejected = _sorted(answers, roster.positions, check)
+    _check_number(roster, len(valid), "gave shares")
+    return Prepared(roster=roster, answers=valid), rejected
+
+
+def collect_shares(roster: Roster, answers: Answers) -> tuple[Dealt, Rejected]:
+    """Stage 2 for the block's first round alone.
+
+    Raises:
+        QuorumNotMetError: as for ``prepare``.
+    """
+    prepared, rejected = prepare(roster, answers)
+    return prepared.dealt(0), rejected
 
 
 def collect_masked(dealt: Dealt, answers: Answers, size: int) -> tuple[Masked, Rejected]:
@@ -212,12 +254,13 @@ def unmask(agreed: Agreed, answers: Answers) -> tuple[npt.NDArray[np.float64], R
     total = masked.total.copy()
     for name, secret in secrets.items():
         if name in masked.survivors:
-            key = derive(secret, Purpose.SELF_MASK, masked.dealt.roster.digest, name)
+            key = derive(secret, Purpose.SELF_MASK, masked.dealt.roster.round_digest, name)
             add_mask(total, key, sign=-1)
         else:
             # The survivors' masks with a drop-out: adding the drop-out's own cancels them.
+            masking = private_key(secret)
             for survivor in masked.survivors:
-                add_pair_mask(total, masked.dealt.roster, secret, name, survivor)
+                add_pair_mask(total, masked.dealt.roster, masking, name, survivor)
     return masked.dealt.roster.setting.coding.decode(total), rejected
 
 
@@ -268,8 +311,8 @@ class _Shares:
         roster = self._dealt.roster
         if dealer in self._survivors:
             promised = self._dealt.deals[dealer].seed_commitment
-            return commit_seed(roster.digest, dealer, secret) == promised
-        return public_half(secret) == roster.keys_of(dealer).masking
+            return commit_seed(roster.round_digest, dealer, secret) == promised
+        return public_half(secret) == roster.masking_of(dealer)
 
     def _right_shares(self, dealer: MerchantId) -> dict[int, bytes]:
         roster = self._dealt.roster
@@ -280,7 +323,9 @@ class _Shares:
             at = roster.positions[name]
             share = reveal.shares[row].tobytes()
             promised = self._dealt.deals[dealer].commitments[at - 1, kind].tobytes()
-            if reveal.given[row] and commit_share(roster.digest, dealer, name, share) == promised:
+            if not reveal.given[row]:
+                continue
+            if commit_share(roster.round_digest, dealer, name, share) == promised:
                 right[at] = share
         return right
 
@@ -318,6 +363,6 @@ def _with_copied_keys(keys: Iterable[Keys]) -> set[MerchantId]:
     """Whoever shows a key that somebody else shows too, or one key twice."""
     holders: dict[bytes, list[MerchantId]] = {}
     for member in keys:
-        for key in member.public.values():
+        for key in member.every_key:
             holders.setdefault(key, []).append(member.merchant)
     return {name for names in holders.values() if len(names) > 1 for name in names}

@@ -9,14 +9,14 @@ from hansa.core.canonical import canonical_json
 from hansa.core.ids import MerchantId, Sha256
 
 
-def commit_share(roster: Sha256, dealer: MerchantId, receiver: MerchantId, share: bytes) -> bytes:
-    """The digest of one share, bound to round, dealer and receiver."""
-    return _digest("share", [roster, dealer, receiver], share)
+def commit_share(a_round: Sha256, dealer: MerchantId, receiver: MerchantId, share: bytes) -> bytes:
+    """The digest of one share, bound to dealer, receiver and round (``Roster.round_digest``)."""
+    return _digest("share", [a_round, dealer, receiver], share)
 
 
-def commit_seed(roster: Sha256, dealer: MerchantId, seed: bytes) -> bytes:
+def commit_seed(a_round: Sha256, dealer: MerchantId, seed: bytes) -> bytes:
     """The digest of the seed of a member's own mask."""
-    return _digest("seed", [roster, dealer], seed)
+    return _digest("seed", [a_round, dealer], seed)
 
 
 def _digest(kind: str, names: list[str], secret: bytes) -> bytes:

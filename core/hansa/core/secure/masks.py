@@ -27,7 +27,7 @@ from hansa.core.secure.fixed_point import Ring
 KEY_BYTES: Final = 32
 """Length of every secret and key here."""
 
-_ANY_PRIVATE_KEY: Final = bytes(KEY_BYTES)
+_ANY_PRIVATE_KEY: Final = X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES))
 """Hides nothing. X25519 makes every private key a multiple of the cofactor 8, so any of them sends
 every public key of small order to zero."""
 
@@ -43,15 +43,26 @@ class Purpose(StrEnum):
     SEAL = "seal"
 
 
-def agree(private: bytes, public: bytes) -> bytes:
+def private_key(secret: bytes) -> X25519PrivateKey:
+    """The key to agree with; to make one costs as much as to agree once, so keep it for all others.
+
+    Raises:
+        InvalidInputError: the secret has another length than 32 bytes.
+    """
+    try:
+        return X25519PrivateKey.from_private_bytes(secret)
+    except ValueError as error:
+        raise InvalidInputError("a private key has another length than 32 bytes") from error
+
+
+def agree(private: X25519PrivateKey, public: bytes) -> bytes:
     """The secret that two X25519 keys share.
 
     Raises:
-        InvalidInputError: a key is malformed, or the other side's is of small order.
+        InvalidInputError: the other side's key is malformed, or of small order.
     """
     try:
-        key = X25519PrivateKey.from_private_bytes(private)
-        return key.exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise InvalidInputError("a key of the round is not a usable X25519 key") from error
 

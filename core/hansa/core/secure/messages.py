@@ -4,7 +4,7 @@ Whatever comes from outside is checked here for its form: names, lengths, shapes
 is true is checked where it is used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from hansa.core.ids import MerchantId
 from hansa.core.secure.fixed_point import FixedPoint, Ring
 from hansa.core.secure.roster import Roster, is_name
 from hansa.core.secure.shamir import SHARE_BYTES
+from hansa.core.tensors import Spec, spec_of
+from hansa.core.update import Arrays
 
 SECURE: Final = "secure"
 """The record that the server adds to a task's content for this protocol."""
@@ -33,7 +35,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Deal:
-    """What a member gives the server in the stage of shares."""
+    """What a member gives the server in the stage of shares, for one round."""
 
     sealed: Bytes
     """A sealed pair of shares for each member, shape ``(members, SEALED_BYTES)``; own row zero."""
@@ -42,28 +44,52 @@ class Deal:
     seed_commitment: bytes
     """Digest of the seed of its own mask."""
 
-    def to_content(self) -> Content:
-        """The member's answer."""
-        return Content(
-            arrays={"deal": {"sealed": self.sealed, "commitments": self.commitments}},
-            configs={"commitment": {"seed": self.seed_commitment}},
-        )
+    @staticmethod
+    def content_of(deals: Sequence["Deal"]) -> Content:
+        """The member's answer: its deals for all rounds of the block, in order."""
+        names = _deal_names(len(deals))
+        arrays = {
+            name: array
+            for (sealed, commitments), deal in zip(names, deals, strict=True)
+            for name, array in ((sealed, deal.sealed), (commitments, deal.commitments))
+        }
+        seeds = b"".join(deal.seed_commitment for deal in deals)
+        return Content(arrays={"deal": arrays}, configs={"commitment": {"seed": seeds}})
 
     @staticmethod
-    def parse(content: Content, members: int) -> "Deal":
-        """A member's answer.
+    def check(content: Content, members: int, rounds: int) -> None:
+        """Accepts an answer with a deal for each round; what is sealed in it nobody here knows.
 
         Raises:
             InvalidInputError: it is malformed.
         """
-        sealed = _only_array(content, "deal", "sealed", ("commitments",))
-        commitments = content.arrays["deal"]["commitments"]
-        seed = content.configs.get("commitment", {}).get("seed")
-        check_array(sealed, (members, SEALED_BYTES), np.uint8)
-        check_array(commitments, (members, 2 * DIGEST_BYTES), np.uint8)
-        if not isinstance(seed, bytes) or len(seed) != DIGEST_BYTES:
+        names = _deal_names(rounds)
+        arrays = _only_arrays(content, "deal", (name for pair in names for name in pair))
+        for sealed, commitments in names:
+            check_spec(spec_of(arrays, sealed), (members, SEALED_BYTES), np.uint8)
+            check_spec(spec_of(arrays, commitments), (members, 2 * DIGEST_BYTES), np.uint8)
+        seeds = content.configs.get("commitment", {}).get("seed")
+        if not isinstance(seeds, bytes) or len(seeds) != DIGEST_BYTES * rounds:
             raise InvalidInputError("the commitment to the seed has another length")
-        return Deal(sealed=sealed, commitments=commitments, seed_commitment=seed)
+
+    @staticmethod
+    def parse(content: Content, members: int, rounds: int = 1, at: int = 0) -> "Deal":
+        """The deal for one round of a block, counted from 0, in a member's answer.
+
+        Raises:
+            InvalidInputError: the answer is malformed.
+        """
+        Deal.check(content, members, rounds)
+        sealed, commitments = _deal_names(rounds)[at]
+        arrays = content.arrays["deal"]
+        seeds = content.configs["commitment"]["seed"]
+        if not isinstance(seeds, bytes):
+            raise InvalidInputError("the commitment to the seed is not bytes")
+        return Deal(
+            sealed=arrays[sealed],
+            commitments=arrays[commitments],
+            seed_commitment=seeds[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,19 +205,39 @@ def check_array(array: npt.NDArray[Any], shape: tuple[int, ...], dtype: Any) -> 
     Raises:
         InvalidInputError: the array has another.
     """
-    if array.shape != shape or array.dtype != np.dtype(dtype):
+    check_spec(Spec(dtype=array.dtype, shape=array.shape), shape, dtype)
+
+
+def check_spec(spec: Spec, shape: tuple[int, ...], dtype: Any) -> None:
+    """As ``check_array``, for an array that was not read.
+
+    Raises:
+        InvalidInputError: the array has another shape or type.
+    """
+    if spec.shape != shape or spec.dtype != np.dtype(dtype):
         raise InvalidInputError(
-            f"an array is {array.dtype}{list(array.shape)}, not {np.dtype(dtype)}{list(shape)}"
+            f"an array is {spec.dtype}{list(spec.shape)}, not {np.dtype(dtype)}{list(shape)}"
         )
 
 
 def _only_array(
     content: Content, record: str, name: str, others: tuple[str, ...]
 ) -> npt.NDArray[Any]:
+    return _only_arrays(content, record, (name, *others))[name]
+
+
+def _only_arrays(content: Content, record: str, names: Iterable[str]) -> Arrays:
     arrays = content.arrays.get(record, {})
-    if set(content.arrays) != {record} or set(arrays) != {name, *others} or content.metrics:
+    if set(content.arrays) != {record} or set(arrays) != set(names) or content.metrics:
         raise InvalidInputError(f"the answer does not hold the arrays of '{record}', and only them")
-    return arrays[name]
+    return arrays
+
+
+def _deal_names(rounds: int) -> list[tuple[str, str]]:
+    """What the arrays of each round's deal are called: sealed shares, and commitments."""
+    if rounds == 1:
+        return [("sealed", "commitments")]
+    return [(f"sealed-{at}", f"commitments-{at}") for at in range(rounds)]
 
 
 def _pairs(names: object, values: object, length: int) -> dict[MerchantId, bytes]:

@@ -15,17 +15,23 @@ mask of its own. For a member of the list the others help to remove its own mask
 dropped out after stage 2, its masks with the others. Both together would bare its update: so a
 member gives shares for one list only, and only when at least the threshold signed the same list.
 
+The first two stages touch neither data nor model. A plan may have them done once for a block of
+rounds (``prepared_rounds``): then every member has for each of these rounds a masking key and a
+seed of its own, with shares and commitments of their own, and the other three stages take place in
+each round. Every key, commitment and ballot is bound to its round, so that a block is as many
+independent rounds of the same members: what is revealed in one says nothing about another.
+
 References:
     Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning, CCS 2017
     (the variant against an active server, figure 4).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final
 
 from hansa.core.canonical import canonical_json
-from hansa.core.errors import InvalidInputError
+from hansa.core.errors import ConflictError, InvalidInputError
 from hansa.core.ids import RunId, Sha256
 from hansa.core.plan import RunPlan
 from hansa.core.secure.fixed_point import FixedPoint
@@ -53,6 +59,10 @@ class Setting:
     quorum: int
     """A sum of fewer is never revealed."""
     coding: FixedPoint
+    at: int = 0
+    """Which round of its block this is, from 0."""
+    rounds: int = 1
+    """Rounds of the block."""
 
     @staticmethod
     def of(plan: RunPlan, run: RunId, round_number: int) -> "Setting":
@@ -64,7 +74,11 @@ class Setting:
         spec, coding = plan.federation.secure_aggregation, plan.federation.coding()
         if spec is None or coding is None:
             raise InvalidInputError("the plan does not ask for secure aggregation")
+        at = (round_number - 1) % spec.prepared_rounds
+        left = plan.federation.rounds - (round_number - at) + 1
         return Setting(
+            at=at,
+            rounds=max(1, min(spec.prepared_rounds, left)),
             run=run,
             round_number=round_number,
             plan_digest=plan.digest,
@@ -74,9 +88,36 @@ class Setting:
         )
 
     @property
+    def first_round(self) -> int:
+        """The round of the block in which keys and shares are exchanged."""
+        return self.round_number - self.at
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the block ends with this round."""
+        return self.at + 1 >= self.rounds
+
+    def turn(self, at: int) -> "Setting":
+        """Another round of the same block, counted from 0."""
+        return replace(self, at=at, round_number=self.first_round + at)
+
+    def check_begins(self) -> None:
+        """Accepts the first round of a block only.
+
+        Raises:
+            ConflictError: keys and shares were exchanged in an earlier round.
+        """
+        if self.at:
+            raise ConflictError(
+                f"round {self.round_number} has the keys and shares of round {self.first_round}; "
+                "they are not given twice"
+            )
+
+    @property
     def context(self) -> bytes:
-        """Names the round; the plan's digest stands for all further terms."""
-        return canonical_json([str(self.run), self.round_number, str(self.plan_digest)])
+        """Names the block; the plan's digest stands for all further terms."""
+        names = [str(self.run), self.first_round, str(self.plan_digest)]
+        return canonical_json(names if self.rounds == 1 else [*names, self.rounds])
 
     def threshold(self, members: int) -> int:
         """How many of ``members`` must answer: always more than half, so no two lists both can."""

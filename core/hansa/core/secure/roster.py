@@ -36,9 +36,9 @@ Sign = Callable[[bytes], bytes]
 """Signs with the member's identity: ECDSA on P-256 with SHA-256."""
 
 _RECORD: Final = "keys"
+_ROUND: Final = "hansa secure aggregation round v1"
 _FIELDS: Final = ("sealing", "masking", "voice", "certificate", "signature")
 _PUBLIC_KEYS: Final = ("sealing", "masking", "voice")
-_EXCHANGED: Final = ("sealing", "masking")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MAX_CERTIFICATE_BYTES: Final = 4096
 _MAX_SIGNATURE_BYTES: Final = 80  # of a P-256 signature in DER
@@ -46,13 +46,13 @@ _MAX_SIGNATURE_BYTES: Final = 80  # of a P-256 signature in DER
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """One member's public keys for one round."""
+    """One member's public keys for one round, or for all rounds of a block."""
 
     merchant: MerchantId
     sealing: bytes
     """X25519: others seal its shares with it."""
     masking: bytes
-    """X25519: masks with others come from it."""
+    """X25519: masks with others come from it; in a block each round's, one after the other."""
     voice: bytes
     """Ed25519: signs the list of survivors."""
     certificate: bytes
@@ -75,8 +75,8 @@ class Keys:
         )
 
     @staticmethod
-    def parse(merchant: MerchantId, content: Content) -> "Keys":
-        """A member's answer.
+    def parse(merchant: MerchantId, content: Content, rounds: int = 1) -> "Keys":
+        """A member's answer, with masking keys for so many rounds.
 
         Raises:
             InvalidInputError: a field is missing, foreign, or of a wrong type or length.
@@ -86,7 +86,7 @@ class Keys:
             raise InvalidInputError("an answer with keys holds one record of keys, nothing else")
         if set(record) != set(_FIELDS):
             raise InvalidInputError(f"the keys must be {', '.join(_FIELDS)}")
-        return _checked_keys(merchant, record)
+        return _checked_keys(merchant, record, rounds)
 
     def to_content(self) -> Content:
         """The member's answer."""
@@ -94,8 +94,24 @@ class Keys:
 
     @property
     def public(self) -> dict[str, bytes]:
-        """The three public keys by name."""
+        """The public keys by name; those of a block's rounds are one value."""
         return {name: getattr(self, name) for name in _PUBLIC_KEYS}
+
+    @property
+    def exchanged(self) -> list[tuple[str, bytes]]:
+        """The X25519 keys, each with its name."""
+        starts = range(0, len(self.masking), KEY_BYTES)
+        masking = [("masking", self.masking[at : at + KEY_BYTES]) for at in starts]
+        return [("sealing", self.sealing), *masking]
+
+    @property
+    def every_key(self) -> list[bytes]:
+        """All public keys, each of 32 bytes."""
+        return [self.voice, *(key for _, key in self.exchanged)]
+
+    def masking_at(self, at: int) -> bytes:
+        """The masking key of one round of the block, counted from 0."""
+        return self.masking[at * KEY_BYTES : (at + 1) * KEY_BYTES]
 
     def check(self, setting: Setting, trust: "Trust") -> None:
         """Accepts only what the named merchant signed for this round.
@@ -114,8 +130,8 @@ class Keys:
             raise SignatureError(
                 f"the round's keys of {self.merchant} are not signed by it for this round"
             ) from error
-        for name in _EXCHANGED:
-            if not can_agree(self.public[name]):
+        for name, public in self.exchanged:
+            if not can_agree(public):
                 raise InvalidInputError(
                     f"the {name} key of {self.merchant} is of small order: nobody can share a "
                     "secret with it"
@@ -197,7 +213,10 @@ class _Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Roster:
-    """The members of a round by name; the first one's position is 1."""
+    """The members of a round by name; the first one's position is 1.
+
+    The rounds of a block have one roster; ``of_round`` gives it as each of them sees it.
+    """
 
     setting: Setting
     members: tuple[Keys, ...]
@@ -242,7 +261,8 @@ class Roster:
         rows = [dict(zip(("merchant", *_FIELDS), row, strict=True)) for row in _rows(columns)]
         if not all(is_name(row["merchant"]) for row in rows):
             raise InvalidInputError("the roster names no merchants")
-        return Roster.of(setting, [_checked_keys(MerchantId(row["merchant"]), row) for row in rows])
+        keys = [_checked_keys(MerchantId(row["merchant"]), row, setting.rounds) for row in rows]
+        return Roster.of(setting, keys)
 
     def to_content(self) -> Content:
         """What the server sends to every member."""
@@ -260,9 +280,29 @@ class Roster:
         for member in self.members:
             member.check(self.setting, trust)
 
+    def of_round(self, at: int) -> "Roster":
+        """The same members in another round of the block, counted from 0."""
+        if at == self.setting.at:
+            return self
+        if at not in self._views:
+            self._views[at] = replace(self, setting=self.setting.turn(at))
+        return self._views[at]
+
+    @cached_property
+    def _views(self) -> dict[int, "Roster"]:
+        """The stages of a round come one after the other, and each needs the round's digest."""
+        return {}
+
+    @cached_property
+    def round_digest(self) -> Sha256:
+        """Names the round, and the roster: all that is derived for one round is bound to it."""
+        if self.setting.rounds == 1:
+            return self.digest
+        return sha256_hex(canonical_json([_ROUND, str(self.digest), self.setting.at]))
+
     @cached_property
     def digest(self) -> Sha256:
-        """Names the round and everybody's keys."""
+        """Names the round, or the block, and everybody's keys."""
         rows = [
             [member.merchant, *(getattr(member, name).hex() for name in _FIELDS)]
             for member in self.members
@@ -282,6 +322,10 @@ class Roster:
     def keys_of(self, merchant: MerchantId) -> Keys:
         """A member's keys."""
         return self.members[self.positions[merchant] - 1]
+
+    def masking_of(self, merchant: MerchantId) -> bytes:
+        """A member's masking key of this round."""
+        return self.keys_of(merchant).masking_at(self.setting.at)
 
     def subset(self, names: object, what: str) -> tuple[MerchantId, ...]:
         """A list of members that came from outside, in order; at least the threshold.
@@ -322,12 +366,15 @@ def _issued(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     return True
 
 
-def _checked_keys(merchant: MerchantId, record: Mapping[str, Any]) -> Keys:
+def _checked_keys(merchant: MerchantId, record: Mapping[str, Any], rounds: int) -> Keys:
     values = {name: record[name] for name in _FIELDS}
+    lengths = {**dict.fromkeys(_PUBLIC_KEYS, KEY_BYTES), "masking": KEY_BYTES * rounds}
     if any(not isinstance(value, bytes) for value in values.values()):
         raise InvalidInputError(f"the keys of {merchant} are not bytes")
-    if any(len(values[name]) != KEY_BYTES for name in _PUBLIC_KEYS):
-        raise InvalidInputError(f"a public key of {merchant} has not {KEY_BYTES} bytes")
+    if any(len(values[name]) != length for name, length in lengths.items()):
+        raise InvalidInputError(
+            f"a public key of {merchant} has not {KEY_BYTES} bytes, or one round has no key"
+        )
     if len(values["certificate"]) > _MAX_CERTIFICATE_BYTES:
         raise InvalidInputError(f"the certificate of {merchant} is too long")
     if len(values["signature"]) > _MAX_SIGNATURE_BYTES:
@@ -337,7 +384,7 @@ def _checked_keys(merchant: MerchantId, record: Mapping[str, Any]) -> Keys:
 
 def _check_distinct(members: Sequence[Keys]) -> None:
     names = [member.merchant for member in members]
-    keys = [key for member in members for key in member.public.values()]
+    keys = [key for member in members for key in member.every_key]
     if len(set(names)) != len(names):
         raise ConflictError("the roster names a merchant twice")
     if len(set(keys)) != len(keys):

@@ -18,7 +18,7 @@ from hansa.core.secure.roster import Roster
 
 def ballot(roster: Roster, sharers: Sequence[MerchantId], survivors: Sequence[MerchantId]) -> bytes:
     """What members sign before anything is unmasked."""
-    body = [str(roster.digest), list(sharers), list(survivors)]
+    body = [str(roster.round_digest), list(sharers), list(survivors)]
     return b"hansa secure aggregation survivors v1\n" + canonical_json(body)
 
 

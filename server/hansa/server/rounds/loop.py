@@ -16,7 +16,7 @@ from hansa.compression.content_codec import ContentCodec
 from hansa.core.errors import InvalidInputError, QuorumNotMetError
 from hansa.core.ids import MerchantId, RunId
 from hansa.core.plan import RunPlan
-from hansa.core.secure.protocol import KEYS, TRAIN
+from hansa.core.secure.protocol import TRAIN
 from hansa.core.secure.roster import Trust
 from hansa.core.update import Arrays
 from hansa.server.rounds import cohort
@@ -25,6 +25,8 @@ from hansa.server.rounds.intake import Intake
 from hansa.server.rounds.records import RecordArrays, array_record
 from hansa.server.rounds.round_grid import RoundGrid
 from hansa.server.rounds.secure import SecureRound
+from hansa.server.rounds.secure_blocks import SecureBlocks, Sharers
+from hansa.server.rounds.stages import SecureRun
 from hansa.server.rounds.strategy_state import capture, restore
 from hansa.server.state.runs import Refusal, RoundRecord
 
@@ -88,8 +90,8 @@ class RoundLoop:
         self._parts = parts
         self._spec = parts.plan.federation
         self._left_out: dict[MerchantId, int] = {}
-        # The phases that make a round's cohort; a later row of a merchant counts.
-        self._phases = (KEYS, TRAIN) if self._spec.secure_aggregation is not None else (TRAIN,)
+        self._last: RoundRecord | None = None
+        self._blocks: SecureBlocks | None = None
 
     def run(self, initial: Arrays) -> Arrays:
         """Runs all rounds that have no checkpoint yet; returns the tail average of the aggregates.
@@ -117,6 +119,7 @@ class RoundLoop:
             if self._left_out.get(name) != last and last > len(records):
                 self._parts.note("quarantine", f"{name} is left out until round {last}")
         self._left_out = left_out
+        self._last = records[-1] if records else None
 
     def _round(self, number: int, model: Arrays) -> tuple[Arrays, RoundRecord]:
         started = time.monotonic()
@@ -131,7 +134,9 @@ class RoundLoop:
         self._check_quorum(number, intake)
         aggregate = self._parts.aggregate(number, intake.in_order(), model)
         rows = [
-            row for phase in self._phases for row in self._parts.grid.rows(number, phase, asked)
+            row
+            for phase in self._phases(number)
+            for row in self._parts.grid.rows(number, phase, asked)
         ]
         outcome = RoundOutcome(
             number=number,
@@ -148,7 +153,7 @@ class RoundLoop:
     def _ask(self, number: int) -> list[int]:
         """Whom the round asks: whom it had asked before the server broke off, or a fresh draw."""
         grid = self._parts.grid
-        grid.begin(number, self._phases[0])
+        grid.begin(number, self._phases(number)[0])
         if before := grid.asked_before():
             return before
         eligible = self._wait_for_quorum(number)
@@ -159,26 +164,38 @@ class RoundLoop:
 
     def _wait_for_quorum(self, number: int) -> list[MerchantId]:
         """Begins the round as soon as enough merchants are there; only this wait ends."""
+        sharers = self._sharers(number)
         until = time.monotonic() + self._spec.deadline_s
-        while len(eligible := self._eligible(number)) < (self._spec.cohort or self._spec.quorum):
+        while len(eligible := self._eligible(number, sharers)) < self._enough(sharers):
             self._parts.go_on()
             if time.monotonic() > until:
-                if len(eligible) >= self._spec.quorum:
+                if len(eligible) >= (sharers.threshold if sharers else self._spec.quorum):
                     break  # fewer than the cohort, but enough
-                raise QuorumNotMetError(
-                    f"only {len(eligible)} merchants are online, have budget left and are not in "
-                    f"quarantine, the plan's quorum is {self._spec.quorum}; start more clients or "
-                    "lower the quorum"
-                )
+                raise _too_few(len(eligible), sharers, self._spec.quorum)
             time.sleep(_LOOK_S)
         return eligible
 
-    def _eligible(self, number: int) -> list[MerchantId]:
+    def _enough(self, sharers: Sharers | None) -> int:
+        """How many merchants are not waited for any longer.
+
+        In a later round of a block that is nobody who was not in the round before: no other
+        merchant can take the place of one that went for good.
+        """
+        if sharers is None:
+            return self._spec.cohort or self._spec.quorum
+        came = len(self._last.accepted) if self._last is not None else 0
+        return max(sharers.threshold, min(self._spec.cohort or 0, came))
+
+    def _eligible(self, number: int, sharers: Sharers | None) -> list[MerchantId]:
         grid = self._parts.grid
         grid.begin(number, "train")
         names = grid.names()
         present = [names[node_id] for node_id in grid.get_node_ids()]
-        return [name for name in present if self._left_out.get(name, 0) < number]
+        return [
+            name
+            for name in present
+            if self._left_out.get(name, 0) < number and (sharers is None or name in sharers.names)
+        ]
 
     def _quarantined(self, number: int) -> dict[MerchantId, Refusal]:
         return {
@@ -190,7 +207,7 @@ class RoundLoop:
     def _collect(self, number: int, messages: list[Message], model: Arrays) -> Intake:
         """Takes replies as they come, until all have come, time is up or the cohort is full."""
         if self._spec.secure_aggregation is not None:
-            return self._secure_round(number).collect(messages, model)
+            return SecureRound(blocks=self._secure(), number=number).collect(messages, model)
         grid = self._parts.grid
         intake = Intake(grid.names(), max_norm=self._spec.max_update_norm)
         with contextlib.closing(grid.replies(messages, timeout_s=self._spec.deadline_s)) as replies:
@@ -203,21 +220,35 @@ class RoundLoop:
         self._parts.go_on()
         return intake
 
-    def _secure_round(self, number: int) -> SecureRound:
+    def _phases(self, number: int) -> tuple[str, ...]:
+        """The phases that make a round's cohort; a later row of a merchant counts."""
+        if self._spec.secure_aggregation is None:
+            return (TRAIN,)
+        return self._secure().phases(number)
+
+    def _sharers(self, number: int) -> Sharers | None:
+        if self._spec.secure_aggregation is None:
+            return None
+        return self._secure().sharers(number)
+
+    def _secure(self) -> SecureBlocks:
         parts = self._parts
+        if self._blocks is not None:
+            return self._blocks
         if parts.trust is None:
             raise InvalidInputError(
                 "secure aggregation needs merchants with certificates: leave it out of the plan "
                 "to simulate, or run the plan on the plane"
             )
-        return SecureRound(
+        around = SecureRun(
             grid=parts.grid,
             plan=parts.plan,
             run_id=parts.run_id,
-            number=number,
             trust=parts.trust,
             go_on=parts.go_on,
         )
+        self._blocks = SecureBlocks(around)
+        return self._blocks
 
     def _check_quorum(self, number: int, intake: Intake) -> None:
         if len(intake.valid) >= self._spec.quorum:
@@ -229,3 +260,17 @@ class RoundLoop:
             f"round {number} has {len(intake.valid)} valid updates, the plan's quorum is "
             f"{self._spec.quorum} ({reasons})"
         )
+
+
+def _too_few(there: int, sharers: Sharers | None, quorum: int) -> QuorumNotMetError:
+    are = "are online, have budget left and are not in quarantine"
+    if sharers is None:
+        return QuorumNotMetError(
+            f"only {there} merchants {are}, the plan's quorum is {quorum}; start more clients or "
+            "lower the quorum"
+        )
+    return QuorumNotMetError(
+        f"only {there} of the {len(sharers.names)} merchants that gave shares for this block of "
+        f"rounds {are}, the threshold is {sharers.threshold}; start their clients, or prepare "
+        "fewer rounds at once"
+    )

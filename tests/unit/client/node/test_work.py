@@ -12,6 +12,7 @@ from hansa.client.allowed_apps import AllowedApps
 from hansa.client.interruption import check_wanted, interruptible
 from hansa.client.ledger_store import LedgerStore
 from hansa.client.node.codec import TaskCodec
+from hansa.client.node.delivery import Delivery
 from hansa.client.node.guests import Guests
 from hansa.client.node.outbox import Letter, Outbox
 from hansa.client.node.work import Worker
@@ -26,7 +27,7 @@ from hansa.core.ids import MerchantId, RunId, TaskId, task_id
 from hansa.core.plan import RunPlan
 from hansa.core.privacy.entries import Commit, Reserve
 from hansa.core.signing import sign, signing_key
-from hansa.core.storage import BlobStore
+from hansa.core.storage import INLINE_BYTES, BlobStore
 from hansa.protos.v1 import common_pb2 as common
 from hansa.protos.v1 import federation_pb2 as pb
 from tests.fakes import guest_apps
@@ -37,7 +38,7 @@ from tests.fakes.toy_federation import CONTEXT, FIRST_MODEL, MODEL, ToyApplicati
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 KEY = signing_key(bytes(32))
 MILL = MerchantId("mill")
-RUN = RunId("run-1")
+RUN = RunId("toy-0001")
 REQUEST = Content(arrays={"arrays": FIRST_MODEL}, configs={"config": {"server-round": 1}})
 GUEST_REQUEST = seal(REQUEST, Envelope(message_type="train"))
 
@@ -59,7 +60,9 @@ class Line:
     def upload(self, _outbox: Outbox, letter: Letter) -> None:
         self.delivered.append(letter.task_id)
 
-    def complete(self, _letter: Letter, _entries: bytes) -> pb.Acknowledgement:
+    def complete(self, letter: Letter, _entries: bytes, content: bytes = b"") -> pb.Acknowledgement:
+        if content:
+            self.delivered.append(letter.task_id)
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -143,7 +146,7 @@ def own_task(content: bytes = REQUEST.to_bytes(), **federation: object) -> pb.Ta
 
 
 def guest_task(content: bytes = GUEST_REQUEST.to_bytes(), settings: bytes = b"") -> pb.Task:
-    plan = FlowerPlan(name="guest", server_app=SERVER, client_app=CLIENT, quorum=1, deadline_s=20.0)
+    plan = FlowerPlan(name="toy", server_app=SERVER, client_app=CLIENT, quorum=1, deadline_s=20.0)
     return task(plan, content, settings=settings)
 
 
@@ -225,11 +228,11 @@ class TestWhatLiesInTheOutbox:
     @pytest.mark.parametrize("make", [own_task, guest_task])
     def test_an_update_that_the_disk_has_damaged_is_given_up_and_named(self, shop, make) -> None:
         class Strict(Line):
-            def upload(self, outbox: Outbox, letter: Letter) -> None:
+            def complete(self, letter: Letter, *_: bytes) -> pb.Acknowledgement:
                 content = next(shop.site.outbox.glob("*.safetensors"))
                 content.write_bytes(content.read_bytes()[:-1] + b"!")
-                assert not outbox.is_intact(letter)
-                raise InvalidInputError("the uploaded bytes do not have the promised digest")
+                assert not shop.outbox().is_intact(letter)
+                raise InvalidInputError("the content does not have the promised digest")
 
         wire = Strict(REQUEST.to_bytes(), GUEST_REQUEST.to_bytes(), CONTEXT.to_bytes())
         shop.worker().do(make(), wire)
@@ -240,12 +243,48 @@ class TestWhatLiesInTheOutbox:
         self, shop
     ) -> None:
         class Unwilling(Line):
-            def upload(self, _outbox: Outbox, _letter: Letter) -> None:
-                raise InvalidInputError("the uploaded bytes do not have the promised digest")
+            def complete(self, *_: object) -> pb.Acknowledgement:
+                raise InvalidInputError("the content does not have the promised digest")
 
         with pytest.raises(TransportError, match="did not take the update"):
             shop.worker().do(own_task(), Unwilling(REQUEST.to_bytes(), CONTEXT.to_bytes()))
         assert len(shop.outbox().letters()) == 1
+
+    def test_a_small_update_travels_with_its_message_and_a_large_one_is_uploaded(
+        self, shop
+    ) -> None:
+        outbox, sent = shop.outbox(), []
+
+        class Watched(Line):
+            def complete(self, letter: Letter, _entries: bytes, content: bytes = b"") -> int:
+                sent.append((letter.task_id, len(content)))
+                return pb.ACKNOWLEDGEMENT_ACCEPTED
+
+            def upload(self, _outbox: Outbox, letter: Letter) -> None:
+                sent.append((letter.task_id, "upload"))
+
+        delivery = Delivery(Watched(), outbox, bytes)
+        delivery.deliver(outbox.put(TaskId("small"), bytes(INLINE_BYTES)))
+        delivery.deliver(outbox.put(TaskId("large"), bytes(INLINE_BYTES + 1)))
+        assert sent == [("small", INLINE_BYTES), ("large", "upload"), ("large", 0)]
+        assert outbox.letters() == []
+
+    def test_a_server_that_reads_no_content_in_messages_gets_an_upload(self, shop) -> None:
+        outbox, sent = shop.outbox(), []
+
+        class Older(Line):
+            def complete(self, letter: Letter, _entries: bytes, content: bytes = b"") -> int:
+                sent.append("complete")
+                whole = "upload" in sent
+                return pb.ACKNOWLEDGEMENT_ACCEPTED if whole else pb.ACKNOWLEDGEMENT_MISSING_BLOB
+
+            def upload(self, box: Outbox, letter: Letter) -> None:
+                assert b"".join(box.chunks(letter, 0, 9)) == b"an answer"
+                sent.append("upload")
+
+        Delivery(Older(), outbox, bytes).deliver(outbox.hold(TaskId("stage"), b"an answer"))
+        assert sent == ["complete", "upload", "complete"]
+        assert list(shop.site.outbox.glob("*")) == []
 
     def test_a_line_that_breaks_drops_nothing(self, shop) -> None:
         outbox, wire = shop.outbox(), line()
@@ -274,13 +313,16 @@ class TestWhatIsGivenUp:
         assert shop.booked() == [Reserve]
 
     def test_work_that_asks_is_answered_with_nothing_once_it_is_unwanted(self, shop) -> None:
+        begun = threading.Event()
+
         class Asking(ToyApplication):
             def __call__(self, plan: RunPlan, phase: str, contents: Sequence[bytes]) -> bytes:
+                begun.set()
                 check_wanted()
                 raise AssertionError("nobody wants it")
 
         wire = line()
-        with interruptible(lambda: True):
+        with interruptible(begun.is_set):
             shop.worker(application=Asking()).do(own_task(), wire)
         assert (wire.refusals, wire.delivered, shop.booked()) == ([], [], [Reserve])
 
@@ -288,7 +330,7 @@ class TestWhatIsGivenUp:
     def test_work_that_never_asks_is_thrown_away_and_never_sent_later(self, shop, make) -> None:
         """Nothing is kept that could leave once the site takes part again."""
         wire, outbox = line(), shop.outbox()
-        with interruptible(lambda: True):
+        with interruptible(lambda: bool(shop.toy.rounds or guest_apps.SEEN)):
             shop.worker(outbox).do(make(), wire)
         assert shop.toy.rounds == [1] or len(guest_apps.SEEN) == 1
         assert outbox.letters() == []

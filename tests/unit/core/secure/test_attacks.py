@@ -21,6 +21,7 @@ from hansa.core.ids import MerchantId, RunId, Sha256
 from hansa.core.secure import collector
 from hansa.core.secure.collector import Agreed
 from hansa.core.secure.fixed_point import FixedPoint
+from hansa.core.secure.masks import private_key
 from hansa.core.secure.messages import UnmaskRequest, names_content
 from hansa.core.secure.roster import Keys, Roster, Trust
 from tests.fakes.secure_round import (
@@ -190,9 +191,9 @@ class TestAServerThatForgesTheRoster:
         theirs = world.states[ME]
         deal = world.share(full, world.names[4:])[world.names[4]]
         box = deal.arrays["deal"]["sealed"][0].tobytes()
-        member = world.members[ME]
-        assert member._opened(theirs, part, OTHER, box) is None
-        assert member._opened(theirs, full, world.names[4], box) is not None
+        member, key = world.members[ME], private_key(bytes.fromhex(theirs.sealing))
+        assert member._opened(theirs, part, OTHER, box, key) is None
+        assert member._opened(theirs, full, world.names[4], box, key) is not None
 
     @staticmethod
     def _with_certificate(world: SecureWorld, issuer: Credentials, identity: Identity) -> Roster:
@@ -242,7 +243,9 @@ class TestAServerThatWantsBothSecrets:
     @staticmethod
     def _pair(world: SecureWorld, agreed: Agreed, dealer: MerchantId) -> list[bytes]:
         box = agreed.request_for(ME).sealed.get(dealer, b"")
-        pair = world.members[ME]._opened(world.states[ME], agreed.masked.dealt.roster, dealer, box)
+        state, roster = world.states[ME], agreed.masked.dealt.roster
+        key = private_key(bytes.fromhex(state.sealing))
+        pair = world.members[ME]._opened(state, roster, dealer, box, key)
         assert pair is not None
         return list(pair)
 
@@ -280,7 +283,9 @@ class TestAServerThatWantsBothSecrets:
 
     def test_no_share_is_given_before_a_list_was_signed(self, world: SecureWorld, values) -> None:
         agreed = world.agreed(values)
-        unsigned = world.states[ME].model_copy(update={"survivors": ()})
+        state = world.states[ME]
+        turn = state.turn(0).model_copy(update={"survivors": ()})
+        unsigned = state.model_copy(update={"turns": {0: turn}})
         with pytest.raises(ConflictError, match="another list"):
             world.members[ME].reveal(unsigned, agreed.request_for(ME).to_content().to_bytes())
 
@@ -545,7 +550,8 @@ class TestRepetitions:
     ) -> None:
         world.agreed(values)
         member, state = world.members[ME], world.states[ME]
-        fresh = state.model_copy(update={"answers": {"keys": state.answers["keys"]}})
+        first = {"keys": state.answers["keys"]}
+        fresh = state.model_copy(update={"answers": first, "turns": {}})
         for stage in (member.begin_masking, member.vote, member.reveal):
             with pytest.raises(HansaError):
                 stage(fresh, request_bytes)

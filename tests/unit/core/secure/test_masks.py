@@ -3,7 +3,7 @@ import pytest
 
 from hansa.core.errors import InvalidInputError
 from hansa.core.ids import MerchantId, Sha256
-from hansa.core.secure.masks import Purpose, add_mask, agree, derive, public_half
+from hansa.core.secure.masks import Purpose, add_mask, agree, derive, private_key, public_half
 from hansa.core.secure.vector import difference, moved, size_of
 from tests.fakes.entropy import SeededEntropy
 
@@ -16,12 +16,14 @@ def test_x25519_agrees_as_in_the_standard() -> None:
     private = bytes.fromhex("a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4")
     public = bytes.fromhex("e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c")
     shared = "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552"
-    assert agree(private, public).hex() == shared
+    assert agree(private_key(private), public).hex() == shared
     bob = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
     assert public_half(bob).hex() == (
         "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
     )
-    assert agree(private, public_half(bob)) == agree(bob, public_half(private))
+    assert agree(private_key(private), public_half(bob)) == agree(
+        private_key(bob), public_half(private)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
@@ -65,7 +67,7 @@ def test_every_purpose_round_and_pair_has_its_own_key() -> None:
 @pytest.mark.parametrize("public", [bytes(32), b"\x01" + bytes(31), b"short"])
 def test_a_key_of_small_order_or_length_is_refused(public: bytes) -> None:
     with pytest.raises(InvalidInputError, match="usable"):
-        agree(SeededEntropy(1).random_bytes(32), public)
+        agree(private_key(SeededEntropy(1).random_bytes(32)), public)
 
 
 def test_a_step_and_back_gives_the_update() -> None:

@@ -162,7 +162,8 @@ def test_a_states_text_shows_no_secret() -> None:
     world.dealt()
     state = world.states[world.names[0]]
     text = repr(state) + str(state)
-    for secret in (state.sealing, state.masking, state.voice, state.seed, *state.own_shares):
+    (one,) = state.secrets
+    for secret in (state.sealing, one.masking, state.voice, one.seed, *one.own_shares):
         assert secret not in text
 
 
