@@ -13,10 +13,12 @@ from typing import Any
 
 from hansa.core.canonical import sha256_hex
 from hansa.core.release import ReleaseManifest
+from hansa.core.statement import STATEMENT_NAME
 from hansa.server.releases.ceremony import create_repository, renew_repository
 from hansa.server.releases.files import RepositoryFiles
 from hansa.server.releases.keys import create_keys, load_offline_keys, load_online_keys
 from hansa.server.releases.repository import ReleaseRepository
+from tests.fakes.statements import listing, stated
 
 TODAY = datetime.now(UTC).replace(microsecond=0)
 """The real day: python-tuf compares expiry dates with the machine's clock."""
@@ -102,8 +104,29 @@ class ReleaseWorld:
             "model.onnx": pseudo_random(300_000, version),
             "tokenizer.json": b'{"tokens": []}',
         }
+        return self.publish(manifest_of(files, version), files, now)
+
+    def publish(
+        self,
+        manifest: ReleaseManifest,
+        files: dict[str, bytes],
+        now: datetime = TODAY,
+        *,
+        statement: bytes | None = None,
+    ) -> ReleaseManifest:
+        """Publishes with this statement, or one that agrees with the manifest."""
+        if statement is None:
+            manifest, statement = stated(manifest)
+        else:
+            manifest = listing(manifest, statement)
+        folder = self.artifact({**files, STATEMENT_NAME: statement}, manifest.version)
+        self.repository.publish(folder, manifest, now)
+        return manifest
+
+    def publish_unstated(self, version: int, files: dict[str, bytes]) -> ReleaseManifest:
+        """A release as a server of before published it."""
         manifest = manifest_of(files, version)
-        self.repository.publish(self.artifact(files, version), manifest, now)
+        self.repository.publish(self.artifact(files, version), manifest, TODAY)
         return manifest
 
     def expire_timestamp(self) -> None:

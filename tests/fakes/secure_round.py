@@ -3,6 +3,11 @@
 world = SecureWorld(members=5)
 mean = world.run(values)                      # all five stages, nobody drops out
 world.run(values, lost={"train": {"m02"}})    # m02 answers no stage from the masked update on
+
+world = SecureWorld(members=5, where=setting(rounds=3))
+prepared = world.prepared()                   # keys and shares of a block of three rounds
+world.turn(1)                                 # all that follows is of the block's second round
+world.run(values, dealt=prepared.dealt(1))
 """
 
 import datetime as dt
@@ -20,7 +25,7 @@ from hansa.core.content import Content
 from hansa.core.identity import Credentials, Identity, Role, issue, make_authority, make_key
 from hansa.core.ids import MerchantId, RunId, Sha256
 from hansa.core.secure import collector
-from hansa.core.secure.collector import Agreed, Dealt, Masked
+from hansa.core.secure.collector import Agreed, Dealt, Masked, Prepared
 from hansa.core.secure.fixed_point import FixedPoint
 from hansa.core.secure.member import Member
 from hansa.core.secure.messages import names_content
@@ -88,7 +93,17 @@ class SecureWorld:
         }
 
     def replies(self, stage: str, names: Sequence[MerchantId]) -> dict[MerchantId, Content]:
-        return {name: Content.from_bytes(self.states[name].reply(stage)) for name in names}
+        at = self.setting.at
+        return {name: Content.from_bytes(self.states[name].reply(stage, at)) for name in names}
+
+    def turn(self, at: int) -> None:
+        """Goes to another round of the block, counted from 0."""
+        self.setting = self.setting.turn(at)
+        self.members = {name: Member(setting=self.setting, merchant=name) for name in self.names}
+
+    def prepared(self, lost: Lost | None = None) -> Prepared:
+        roster = self.roster(self.advertise(self._left("keys", lost)))
+        return collector.prepare(roster, self.share(roster, self._left("shares", lost)))[0]
 
     def advertise(self, names: Sequence[MerchantId] | None = None) -> dict[MerchantId, Content]:
         for name in names if names is not None else self.names:
@@ -141,29 +156,37 @@ class SecureWorld:
         return self.replies("unmask", names)
 
     def dealt(self, lost: Lost | None = None) -> Dealt:
-        roster = self.roster(self.advertise(self._left("keys", lost)))
-        return collector.collect_shares(roster, self.share(roster, self._left("shares", lost)))[0]
+        return self.prepared(lost).dealt(0)
 
     def masked(
-        self, values: Mapping[MerchantId, npt.NDArray[np.float32]], lost: Lost | None = None
+        self,
+        values: Mapping[MerchantId, npt.NDArray[np.float32]],
+        lost: Lost | None = None,
+        dealt: Dealt | None = None,
     ) -> Masked:
-        dealt = self.dealt(lost)
+        dealt = dealt or self.dealt(lost)
         answers = self.mask(dealt.sharers, self._left("train", lost), values)
         size = len(next(iter(values.values())))
         return collector.collect_masked(dealt, answers, size)[0]
 
     def agreed(
-        self, values: Mapping[MerchantId, npt.NDArray[np.float32]], lost: Lost | None = None
+        self,
+        values: Mapping[MerchantId, npt.NDArray[np.float32]],
+        lost: Lost | None = None,
+        dealt: Dealt | None = None,
     ) -> Agreed:
-        masked = self.masked(values, lost)
+        masked = self.masked(values, lost, dealt)
         answers = self.vote(masked.survivors, self._left("survivors", lost))
         return collector.collect_votes(masked, answers)[0]
 
     def run(
-        self, values: Mapping[MerchantId, npt.NDArray[np.float32]], lost: Lost | None = None
+        self,
+        values: Mapping[MerchantId, npt.NDArray[np.float32]],
+        lost: Lost | None = None,
+        dealt: Dealt | None = None,
     ) -> npt.NDArray[np.float64]:
-        """All stages; the sum."""
-        agreed = self.agreed(values, lost)
+        """All stages, or those after the shares; the sum."""
+        agreed = self.agreed(values, lost, dealt)
         return collector.unmask(agreed, self.reveal(agreed, self._left("unmask", lost)))[0]
 
     def _left(self, stage: str, lost: Lost | None) -> list[MerchantId]:

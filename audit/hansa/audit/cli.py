@@ -1,8 +1,6 @@
 """The command of the auditor: ``hansa-audit``."""
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hansa.audit import log_cli, receipt_cli, report_cli
+from hansa.audit.copies import read_copies, read_file
+from hansa.audit.findings import Check, Report, Spend
+from hansa.audit.outcome import errors_as_exit_codes, print_json
 from hansa.audit.prv import epsilon_prv
-from hansa.audit.verifier import Report, Spend, verify
-from hansa.core.errors import AuditFailedError, HansaError, InvalidInputError
+from hansa.audit.verifier import verify
+from hansa.core.errors import AuditFailedError, HansaError
 from hansa.core.evidence import Evidence, read_pack
 from hansa.core.privacy.accounting import accountants, epsilon_pld, epsilon_rdp, round_up
 from hansa.core.privacy.ledger import Ledger
@@ -46,8 +48,32 @@ PlanKey = Annotated[
     ),
 ]
 
+CheckpointFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="A checkpoint of the log, or a merchant's export of them, from another source than "
+        "the pack; may be repeated.",
+    ),
+]
+
+_NO_LOG = (
+    "[yellow]The pack holds no log, as those of older servers: what is marked absent was not "
+    "examined. Ask the operator and merchants for their checkpoints.[/]"
+)
+_UNSEEN = (
+    "[yellow]The log vouches for itself; pass --checkpoint with what merchants have seen: only "
+    "then a log that was rewritten as a whole is noticed.[/]"
+)
 _out = Console(soft_wrap=True)
-_err = Console(stderr=True, soft_wrap=True)
+
+app.command("request")(log_cli.request_command)
+app.command("pull")(log_cli.pull_command)
+app.command("compare")(log_cli.compare_command)
+app.command("who")(log_cli.who_command)
+app.command("report")(report_cli.report_command)
+app.command("receipt")(receipt_cli.receipt_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -63,14 +89,19 @@ def _options(
 
 @app.command("verify")
 def verify_command(
-    pack: Pack, as_json: AsJson = False, root: RootFile = None, plan_key: PlanKey = None
+    pack: Pack,
+    as_json: AsJson = False,
+    root: RootFile = None,
+    plan_key: PlanKey = None,
+    checkpoint: CheckpointFiles = None,
 ) -> None:
     """Run every check on a pack; exit with 0 only if all pass, with 13 if one fails."""
-    with _errors_as_exit_codes(as_json):
-        pinned = None if root is None else _read(root)
-        report = verify(_evidence(pack), pinned_root=pinned, plan_key=plan_key)
+    with errors_as_exit_codes(as_json):
+        pinned = None if root is None else read_file(root)
+        seen = [one.signed for one in read_copies(checkpoint or []).checkpoints]
+        report = verify(_evidence(pack), pinned_root=pinned, plan_key=plan_key, witnessed=seen)
         if as_json:
-            _print_json({"passed": report.passed, **report.model_dump(mode="json")})
+            print_json({"passed": report.passed, **report.model_dump(mode="json")})
         else:
             _show_report(report)
         if not report.passed:
@@ -80,11 +111,11 @@ def verify_command(
 @app.command("epsilon")
 def epsilon_command(pack: Pack, as_json: AsJson = False) -> None:
     """Recompute each merchant's epsilon from its ledger, by three accountants."""
-    with _errors_as_exit_codes(as_json):
+    with errors_as_exit_codes(as_json):
         evidence = _evidence(pack)
         rows = [_epsilons(name, evidence) for name, own in sorted(evidence.ledgers.items()) if own]
         if as_json:
-            _print_json({"accountants": accountants(), "merchants": rows})
+            print_json({"accountants": accountants(), "merchants": rows})
             return
         columns = ("merchant", "PLD", "PRV", "RDP", "cap", "delta")
         _out.print(_table("Epsilon per shopper, add-or-remove-one", columns, rows, _epsilon_row))
@@ -93,10 +124,10 @@ def epsilon_command(pack: Pack, as_json: AsJson = False) -> None:
 @app.command("show")
 def show_command(pack: Pack, as_json: AsJson = False) -> None:
     """Show what is in a pack: plan, rounds and ledgers. Nothing is judged."""
-    with _errors_as_exit_codes(as_json):
+    with errors_as_exit_codes(as_json):
         evidence = _evidence(pack)
         if as_json:
-            _print_json(_summary(evidence))
+            print_json(_summary(evidence))
         else:
             _show_evidence(evidence)
 
@@ -106,30 +137,8 @@ def main() -> None:
     app()
 
 
-@contextmanager
-def _errors_as_exit_codes(as_json: bool) -> Iterator[None]:
-    try:
-        yield
-    except HansaError as error:
-        if as_json:
-            _print_json({"passed": False, "error": type(error).__name__, "detail": str(error)})
-        _err.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False)
-        raise typer.Exit(error.exit_code) from error
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInputError(f"cannot read {path}: {error.strerror}") from error
-
-
 def _evidence(pack: Path) -> Evidence:
-    return read_pack(_read(pack))
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, indent=2))
+    return read_pack(read_file(pack))
 
 
 def _table(
@@ -150,7 +159,7 @@ def _show_report(report: Report) -> None:
         ("", "check", "where", "what was seen"),
         list(report.checks),
         lambda one: (
-            "[green]pass[/]" if one.passed else "[red]FAIL[/]",
+            _verdict(one),
             one.name,
             one.where,
             escape(one.detail),
@@ -173,8 +182,18 @@ def _show_report(report: Report) -> None:
         _out.print(f"{role} metadata expires {moment:%Y-%m-%d}", highlight=False)
     if report.release is not None and not report.root_pinned:
         _out.print("[yellow]The root came with the pack; pass --root to check it against yours.[/]")
+    if report.checkpoint is None:
+        _out.print(_NO_LOG)
+    elif not report.witnessed:
+        _out.print(_UNSEEN)
     verdict = "[green]All checks passed.[/]" if report.passed else "[red]Verification failed.[/]"
     _out.print(verdict)
+
+
+def _verdict(check: Check) -> str:
+    if check.absent:
+        return "[yellow]absent[/]"
+    return "[green]pass[/]" if check.passed else "[red]FAIL[/]"
 
 
 def _spend_row(spend: Spend) -> tuple[str, ...]:

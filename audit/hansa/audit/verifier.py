@@ -7,9 +7,12 @@ latter with two accountants that share no code. The rules:
 * each merchant's ledger is whole, in order and signed by its own key;
 * every update that entered an aggregate was reserved and committed, byte for byte, for this plan
   and at no less than the plan's cost; or, in a run of a foreign app, declared byte for byte;
-* no ledger ever exceeded its cap;
+* no ledger ever exceeded its cap, and the plan keeps to the terms that each merchant accepted;
+* the plan, every ledger entry, cohort, aggregate and release stand in the operator's log under a
+  signed checkpoint, and the log goes on from every checkpoint that others have seen;
 * the release names this run and this plan, understates no epsilon, and is vouched for by TUF
-  metadata from the root down.
+  metadata from the root down;
+* the release's privacy statement agrees with manifest, plan, ledgers and log.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +21,16 @@ from decimal import Decimal
 from typing import Final
 
 from cryptography import x509
-from pydantic import BaseModel, ConfigDict
 from tuf.api.metadata import Metadata, Root
 
 from hansa.audit.caps import kept_cap
+from hansa.audit.contracts import keeps_to_contract
 from hansa.audit.declarations import check_declared, name_declared
+from hansa.audit.findings import Check, Report, Spend
+from hansa.audit.log_checks import LogChecks
 from hansa.audit.prv import epsilon_prv
 from hansa.audit.release_chain import ReleaseChain, parse_root
+from hansa.audit.statement_checks import StatementChecks
 from hansa.core.canonical import digest
 from hansa.core.errors import AuditFailedError, HansaError
 from hansa.core.evidence import PLAN_DOMAIN, Evidence, Release, RoundRecord
@@ -38,76 +44,18 @@ from hansa.core.privacy.events import covers
 from hansa.core.privacy.ledger import Ledger
 from hansa.core.privacy.plan import PrivacyPlan
 from hansa.core.release import ReleaseManifest, target_path
+from hansa.core.transparency.checkpoint import SignedCheckpoint
 
 AGREEMENT: Final = 0.015
 """The two accountants may differ by PRV's error of 0.01 and PLD's grid."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Check(_Part):
-    """One rule, examined at one place."""
-
-    name: str
-    where: str
-    passed: bool
-    detail: str
-
-
-class Spend(_Part):
-    """What one merchant's shoppers have paid, rounded nowhere."""
-
-    merchant: str
-    cap_epsilon: float
-    delta: float
-    epsilon_pld: float
-    """Of everything in the ledger, by the reference accountant."""
-    epsilon_prv: float
-    """The same by the auditor's own accountant."""
-    epsilon_rdp: float
-    """The same by the coarse Renyi bound."""
-    run_epsilon: float
-    """Of this run alone, at the plan's delta, by the reference accountant."""
-    reservations: int
-    commits: int
-    declared: int
-    """Releases of foreign apps, under the merchant's own responsibility; no epsilon counts them."""
-
-
-class Report(_Part):
-    """What the verifier found."""
-
-    run: str
-    plan_digest: str
-    release: str | None
-    """Channel and version, if the run released anything."""
-    root_pinned: bool
-    """Whether the auditor supplied the root; otherwise the pack's own root was taken."""
-    expires: dict[str, datetime]
-    """When the release's metadata expires, by role; not enforced."""
-    checks: tuple[Check, ...]
-    spends: tuple[Spend, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every check passed."""
-        return all(check.passed for check in self.checks)
-
-    def require(self) -> None:
-        """Insists on success.
-
-        Raises:
-            AuditFailedError: a check failed; the sentence names the first one and its place.
-        """
-        for check in self.checks:
-            if not check.passed:
-                raise AuditFailedError(f"{check.where}: {check.name}: {check.detail}")
-
-
 def verify(
-    evidence: Evidence, *, pinned_root: bytes | None = None, plan_key: str | None = None
+    evidence: Evidence,
+    *,
+    pinned_root: bytes | None = None,
+    plan_key: str | None = None,
+    witnessed: Sequence[SignedCheckpoint] = (),
 ) -> Report:
     """Examines a pack's evidence; never stops at the first fault.
 
@@ -115,21 +63,27 @@ def verify(
         evidence: from ``hansa.core.evidence.read_pack``.
         pinned_root: the TUF root metadata that the auditor trusts.
         plan_key: the operator's public plan key (hexadecimal) that the auditor trusts.
+        witnessed: checkpoints of the operator's log that the auditor got from elsewhere.
 
     Raises:
         InvalidInputError: the pinned root is no root metadata.
     """
     root = None if pinned_root is None else parse_root(pinned_root)
-    return _Examination(evidence, root, plan_key).report()
+    return _Examination(evidence, root, plan_key, witnessed).report()
 
 
 class _Examination:
     """One pass over the evidence, collecting checks."""
 
     def __init__(
-        self, evidence: Evidence, pinned_root: Metadata[Root] | None, plan_key: str | None
+        self,
+        evidence: Evidence,
+        pinned_root: Metadata[Root] | None,
+        plan_key: str | None,
+        witnessed: Sequence[SignedCheckpoint],
     ) -> None:
         self._evidence = evidence
+        self._log = LogChecks(evidence, plan_key=plan_key, witnessed=witnessed)
         self._pinned_root = pinned_root
         self._plan_key = plan_key
         self._checks: list[Check] = []
@@ -147,12 +101,15 @@ class _Examination:
         release = self._evidence.release
         if release is not None:
             self._examine_release(release)
+        self._checks.extend(self._log.run())
         return Report(
             run=run.run,
             plan_digest=run.plan_digest,
             release=None if release is None else _release_name(release),
             root_pinned=self._pinned_root is not None,
             expires=self._expires,
+            checkpoint=self._log.checkpoint,
+            witnessed=self._log.witnessed,
             checks=tuple(self._checks),
             spends=tuple(self._spends),
         )
@@ -231,6 +188,9 @@ class _Examination:
         ledger = books[0]
         self._try("updates are booked", where, lambda: self._booked(merchant, ledger))
         self._try("cap is kept", where, lambda: kept_cap(ledger.entries, ledger.opening.delta))
+        if self._plan is not None:
+            plan, run = self._plan, self._evidence.run.run
+            self._try("contract is kept", where, lambda: keeps_to_contract(ledger, run, plan))
         self._try("accountants agree", where, lambda: self._recompute(merchant, ledger))
         declared = [one.body for one in ledger.entries if isinstance(one.body, Declare)]
         if declared:
@@ -305,6 +265,8 @@ class _Examination:
         gap = abs(spend.epsilon_prv - spend.epsilon_pld)
         if gap > AGREEMENT:
             raise AuditFailedError(f"PLD and PRV differ by {gap:.4f}, more than {AGREEMENT}")
+        if max(spend.epsilon_pld, spend.epsilon_prv) > spend.epsilon_rdp + AGREEMENT:
+            raise AuditFailedError(f"the Renyi bound of {spend.epsilon_rdp:.4f} is below them")
         return f"PLD {spend.epsilon_pld:.4f}, PRV {spend.epsilon_prv:.4f}"
 
     def _spend(self, merchant: MerchantId, ledger: Ledger) -> Spend:
@@ -334,6 +296,7 @@ class _Examination:
         self._try("manifest names the run", where, lambda: self._provenance(manifest))
         self._try("epsilon is not understated", where, lambda: self._stated_epsilon(manifest))
         self._try("TUF vouches for it", "release/metadata", lambda: self._vouched(manifest))
+        self._checks.extend(StatementChecks(self._evidence, manifest, self._plan).run())
 
     def _provenance(self, manifest: ReleaseManifest) -> str:
         run = self._evidence.run

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hansa.client import app_cli
+from hansa.client import app_cli, contract_cli, empirical_cli, leave_cli, log_cli
 from hansa.client.enrol import Terms
 from hansa.client.enrol import join as join_federation
 from hansa.client.entropy import SystemEntropy
@@ -24,6 +24,7 @@ from hansa.core.base_models import parse_base_models
 from hansa.core.errors import HansaError, InvalidInputError
 from hansa.core.flower_plan import FlowerPlan, read_any_plan
 from hansa.core.invitation import Invitation
+from hansa.core.privacy.events import UNIT, Unit
 from hansa.core.quiet import configure_logging, stay_offline
 
 app = typer.Typer(
@@ -53,6 +54,11 @@ _console = Console()
 app.command("allow-app")(app_cli.allow_app)
 app.command("forbid-app")(app_cli.forbid_app)
 app.command("apps")(app_cli.apps)
+app.command("leave")(leave_cli.leave)
+app.add_typer(contract_cli.contract_app, name="contract")
+app.command("budget")(contract_cli.budget)
+app.add_typer(log_cli.checkpoints_app, name="checkpoints")
+app.command("test-privacy")(empirical_cli.attack)
 
 
 @app.command()
@@ -62,6 +68,7 @@ def preview(
     ],
     base_model: BaseModels = None,
     as_json: AsJson = False,
+    site: SiteFolder = _SITE,
 ) -> None:
     """Show what a plan would let leave this site; connects to nobody."""
     from hansa.client.preview import preview as look
@@ -74,8 +81,10 @@ def preview(
         )
         return
     seen = look(found, parse_base_models(base_model or []))
+    verdict = contract_cli.verdict(found, Site(site), _now())
     if as_json:
-        _print_json(seen.model_dump())
+        judged = None if verdict is None else verdict.model_dump()
+        _print_json({**seen.model_dump(), "contract": judged})
         return
     table = Table(
         "what leaves each round", "shape", "bytes", title=f"plan {seen.plan}, {seen.rounds} rounds"
@@ -91,6 +100,9 @@ def preview(
         f"Cost per {seen.unit}: epsilon {seen.epsilon_per_round} a round, "
         f"{seen.epsilon_total} for the whole run, at delta {seen.delta:g}."
     )
+    if seen.epsilon_total_of_a_shopper != seen.epsilon_total:
+        _console.print(f"Cost per shopper: epsilon {seen.epsilon_total_of_a_shopper} in all.")
+    contract_cli.show_verdict(verdict)
 
 
 @app.command()
@@ -98,6 +110,11 @@ def join(
     token: Annotated[str, typer.Argument(help="The operator's token, or @FILE that holds it.")],
     epsilon_cap: Annotated[float, typer.Option(help="No shopper's epsilon ever exceeds this.")],
     delta: Annotated[float, typer.Option(help="The delta at which epsilon is counted.")] = 1e-5,
+    unit: Annotated[Unit, typer.Option(help="Whom epsilon protects; it cannot be changed.")] = UNIT,
+    contract: Annotated[
+        Path | None,
+        typer.Option(help="YAML file of your own terms; default: those of 'contract show'."),
+    ] = None,
     base_model: BaseModels = None,
     serving_port: Annotated[int, typer.Option(help="Port of the on-site service; 0: any.")] = 8700,
     update_period_s: Annotated[
@@ -113,6 +130,8 @@ def join(
         base_models=parse_base_models(base_model or []),
         serving_port=serving_port,
         update_period_s=update_period_s,
+        unit=unit,
+        contract=None if contract is None else contract_cli.read_contract(contract),
     )
     settings = join_federation(Site(site), Invitation.from_token(text), terms, _now())
     typer.echo(
@@ -202,31 +221,6 @@ def doctor(as_json: AsJson = False, site: SiteFolder = _SITE) -> None:
     raise typer.Exit(0 if healthy(findings) else 1)
 
 
-@app.command()
-def budget(as_json: AsJson = False, site: SiteFolder = _SITE) -> None:
-    """Show what this site's privacy ledger has spent, and on what."""
-    from hansa.client.budget import read_budget
-
-    spent = read_budget(Site(site))
-    if as_json:
-        _print_json(spent.model_dump())
-        return
-    _console.print(
-        f"epsilon {spent.epsilon_spent} of {spent.epsilon_cap:g} spent at delta {spent.delta:g}; "
-        f"{spent.entries} ledger entries, unbroken"
-    )
-    table = Table("run", "rounds trained", "refused")
-    for run in spent.runs:
-        table.add_row(run.run, str(run.rounds), run.refused or "-")
-    _console.print(table)
-    for run in spent.runs:
-        if run.declared:
-            _console.print(
-                f"{run.run}: {run.app} released {run.declared} results under your own "
-                "responsibility; epsilon does not count them"
-            )
-
-
 @app.command("raise-cap")
 def raise_cap(
     epsilon: Annotated[float, typer.Argument(help="The new cap; above the present one.")],
@@ -240,7 +234,10 @@ def raise_cap(
         typer.confirm(f"Let a shopper's epsilon grow up to {epsilon:g}, for ever?", abort=True)
     with LedgerStore.open(Site(site).ledger) as store:
         store.raise_cap(epsilon, now=_now())
+        lifetime = store.ledger.caps.lifetime
     typer.echo(f"the cap is {epsilon:g} now")
+    if lifetime < epsilon:
+        typer.echo(f"the contract still allows {lifetime:g} in all; see 'contract accept'")
 
 
 @app.command()

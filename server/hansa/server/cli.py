@@ -20,12 +20,12 @@ from rich.table import Table
 
 from hansa.core.base_models import parse_base_models
 from hansa.core.errors import HansaError
-from hansa.core.flower_plan import FlowerPlan, read_any_plan
+from hansa.core.flower_plan import read_any_plan
 from hansa.core.plan import read_plan
 from hansa.core.quiet import configure_logging, stay_offline
 from hansa.core.storage import write_atomically
 from hansa.protos.v1 import operator_pb2 as pb
-from hansa.server import app_cli, care, schedule_cli
+from hansa.server import app_cli, auditor_cli, care, leave_cli, plan_cli, schedule_cli, terms_cli
 from hansa.server.cli_options import STATE, AsJson, PlanFile, Server, State
 from hansa.server.operator_client import OperatorClient, connect
 from hansa.server.settings import ServerSettings, StateFolder
@@ -42,12 +42,19 @@ app.add_typer(run_app, name="run")
 app.command("doctor")(care.doctor)
 app.command("rotate-certificate")(care.rotate_certificate)
 app.command("clean")(care.clean)
+app.command("take-notice")(leave_cli.take_notice)
+app.command("obligations")(leave_cli.obligations)
+app.command("roll-back")(leave_cli.roll_back)
 app.command("allow-app")(app_cli.allow_app)
 app.command("forbid-app")(app_cli.forbid_app)
 app.command("app-plan")(app_cli.app_plan)
 run_app.command("arrays")(app_cli.run_arrays)
 
 app.add_typer(schedule_cli.schedule_app, name="schedule")
+app.add_typer(auditor_cli.auditor_app, name="auditor")
+app.add_typer(terms_cli.terms_app, name="terms")
+app.add_typer(plan_cli.plan_app, name="plan")
+app.command("check", help="The same as 'plan check'.")(plan_cli.plan_check)
 
 RunName = Annotated[str, typer.Argument(help="Name of the run, as 'run list' shows it.")]
 
@@ -178,35 +185,6 @@ def revoke(
     with connect(StateFolder(state), server) as client:
         client.revoke(merchant)
     typer.echo(f"{merchant} is no member any more")
-
-
-@app.command("check")
-def check(plan: PlanFile, as_json: AsJson = False) -> None:
-    """Show what a plan costs each shopper, before anything starts."""
-    from hansa.server.plan_check import check_plan
-
-    found = read_any_plan(plan)
-    if isinstance(found, FlowerPlan):
-        typer.echo(
-            f"{found.client_app} decides by itself what it lets out: no epsilon can be stated; "
-            "each merchant must allow it by name"
-        )
-        return
-    cost = check_plan(found)
-    if as_json:
-        _print_json(cost.model_dump())
-        return
-    table = Table(
-        "epsilon per round", "epsilon of the whole run", "delta", "steps", "noise multiplier"
-    )
-    table.add_row(
-        cost.epsilon_per_round,
-        cost.epsilon_total,
-        f"{cost.delta:g}",
-        str(cost.steps),
-        str(cost.noise_multiplier),
-    )
-    _console.print(table)
 
 
 @app.command()

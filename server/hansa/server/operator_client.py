@@ -59,6 +59,26 @@ class OperatorClient:
         reply: pb.MerchantInfo = self._stub.RevokeMerchant(request, timeout=_TIMEOUT_S)
         return reply
 
+    def take_notice(self, notice: bytes) -> bytes:
+        """Ends a membership by the merchant's own notice; returns the receipt."""
+        request = pb.TakeNoticeRequest(notice=notice)
+        return bytes(self._stub.TakeNotice(request, timeout=_PACK_TIMEOUT_S).receipt)
+
+    def obligations(self) -> list[pb.Obligation]:
+        """What is owed to merchants that left, by the time of leaving."""
+        request = pb.ListObligationsRequest()
+        return list(self._stub.ListObligations(request, timeout=_PACK_TIMEOUT_S).obligations)
+
+    def admit_auditor(self, name: str, csr_der: bytes, days: int) -> pb.AuditorGrant:
+        """Lets an auditor read the log and the packs."""
+        request = pb.AdmitAuditorRequest(name=name, csr_der=csr_der, valid_for_days=days)
+        reply: pb.AuditorGrant = self._stub.AdmitAuditor(request, timeout=_TIMEOUT_S)
+        return reply
+
+    def dismiss_auditor(self, name: str) -> None:
+        """Ends an auditor's reading at once."""
+        self._stub.DismissAuditor(pb.DismissAuditorRequest(name=name), timeout=_TIMEOUT_S)
+
     def start_run(self, plan: AnyPlan) -> pb.RunInfo:
         """Queues a plan."""
         request = pb.StartRunRequest(plan_json=plan.model_dump_json().encode())

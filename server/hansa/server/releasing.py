@@ -4,30 +4,33 @@ import datetime as dt
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hansa.compression.artifact import Artifact
 from hansa.compression.fidelity import Fidelity
 from hansa.compression.package import BaseInfo, build_gated_artifact
 from hansa.core import evidence
+from hansa.core.canonical import sha256_hex
 from hansa.core.content import Content
+from hansa.core.empirical import EmpiricalResult
 from hansa.core.errors import ConflictError, InvalidInputError
 from hansa.core.ids import ReleaseVersion, RunId, Sha256
 from hansa.core.models.shapes import NEGATIVES, PUBLIC
 from hansa.core.plan import RunPlan
-from hansa.core.privacy.accounting import accountants, epsilon_pld
-from hansa.core.privacy.entries import Entry, Reserve
+from hansa.core.privacy.accounting import accountants
+from hansa.core.privacy.entries import Entry
 from hansa.core.release import (
     MANIFEST_NAME,
     BaseModelFacts,
     FileFacts,
     ReleaseManifest,
-    epsilon_text,
     target_path,
 )
-from hansa.core.storage import BlobStore
+from hansa.core.statement import STATEMENT_NAME, Claim
+from hansa.core.storage import BlobStore, write_atomically
 from hansa.core.update import Arrays
+from hansa.server.empirical import audit_training
 from hansa.server.initialise import CHANNEL
 from hansa.server.models import ModelRoom
 from hansa.server.releases.files import RepositoryFiles
@@ -38,6 +41,15 @@ from hansa.server.rounds.worker import Published
 from hansa.server.settings import StateFolder
 from hansa.server.state.runs import RoundRecord
 from hansa.server.state.tables import RunRow
+from hansa.server.statements import (
+    RELATION,
+    Attack,
+    Books,
+    audited,
+    check_books,
+    claim_of,
+    statement_of,
+)
 
 _ATTEMPTS = 10
 
@@ -47,9 +59,10 @@ class _Source:
     """Where a release comes from."""
 
     run: RunRow
-    plan: RunPlan
-    rounds: tuple[int, ...]
-    epsilons: list[float]
+    books: Books
+    checks: tuple[str, ...]
+    claim: Claim
+    empirical: EmpiricalResult | None
     aggregate: Sha256
 
 
@@ -57,18 +70,27 @@ class Releaser:
     """Builds, checks, signs and publishes; and gives each run its first model."""
 
     def __init__(
-        self, state: StateFolder, repository: ReleaseRepository, models: ModelRoom, blobs: BlobStore
+        self,
+        state: StateFolder,
+        repository: ReleaseRepository,
+        models: ModelRoom,
+        blobs: BlobStore,
+        attack: Attack | None = None,
     ) -> None:
+        """Takes what it builds from; ``attack`` audits a plan's training before its release."""
         self._state = state
         self._repository = repository
         self._models = models
         self._blobs = blobs
+        self._attack = attack
 
     @staticmethod
     def open(state: StateFolder, models: ModelRoom, blobs: BlobStore) -> "Releaser":
         """The releaser of the server whose state lies here."""
         repository = ReleaseRepository(state.releases, load_online_keys(state.release_keys))
-        return Releaser(state, repository, models, blobs)
+        limit_s = state.settings().empirical_audit_limit_s
+        attack = partial(audit_training, limit_s=limit_s) if limit_s else None
+        return Releaser(state, repository, models, blobs, attack)
 
     @property
     def files(self) -> RepositoryFiles:
@@ -129,6 +151,8 @@ class Releaser:
     ) -> Published:
         """Compresses the model, checks it against the plan's limits, signs and publishes it.
 
+        The books are checked first: a release whose privacy cannot be stated is not built.
+
         Args:
             run: the run that made the model.
             plan: its plan.
@@ -139,22 +163,29 @@ class Releaser:
             go_on: is called right before the publication; what it raises prevents it.
 
         Raises:
-            ReleaseGateError: a limit of the plan is broken; nothing is released.
+            ReleaseGateError: a limit of the plan is broken, or its empirical audit found a fault;
+                nothing is released.
+            AuditFailedError: the ledgers do not bear out the rounds; nothing is released.
         """
         if (known := self.made_by(run.run_id)) is not None:
             return known
+        books = Books(run=RunId(run.run_id), plan=plan, rounds=tuple(rounds), ledgers=ledgers)
+        checks = check_books(books)
+        aggregate = store_arrays(self._blobs, model)
+        empirical = audited(self._state.path, plan, aggregate, self._attack)
         folder = self._state.work / run.run_id
         shutil.rmtree(folder, ignore_errors=True)
         artifact, fidelity = self._build(plan, self._whole(run, model), folder)
         source = _Source(
             run=run,
-            plan=plan,
-            rounds=tuple(record.number for record in rounds),
-            epsilons=_epsilons(RunId(run.run_id), ledgers, plan.privacy.delta),
-            aggregate=store_arrays(self._blobs, model),
+            books=books,
+            checks=checks,
+            claim=claim_of(books),
+            empirical=empirical,
+            aggregate=aggregate,
         )
         published = self._publish(
-            folder, lambda: self._manifest(source, artifact, fidelity, now), go_on
+            folder, lambda: self._stated(source, artifact, fidelity, now), go_on
         )
         shutil.rmtree(folder)
         return published
@@ -207,21 +238,33 @@ class Releaser:
             limits=plan.compression,
         )
 
-    def _manifest(
-        self, source: "_Source", artifact: Artifact, fidelity: Fidelity, now: dt.datetime
+    def _stated(
+        self, source: _Source, artifact: Artifact, fidelity: Fidelity, now: dt.datetime
     ) -> ReleaseManifest:
-        plan = source.plan
+        """The manifest, with the privacy statement among its files."""
+        draft = self._manifest(source, artifact, fidelity, now)
+        data = statement_of(
+            source.books, source.claim, draft, checks=source.checks, empirical=source.empirical
+        ).to_bytes()
+        write_atomically(artifact.folder / STATEMENT_NAME, data)
+        facts = FileFacts(sha256=sha256_hex(data), size_bytes=len(data))
+        return draft.model_copy(update={"files": {**draft.files, STATEMENT_NAME: facts}})
+
+    def _manifest(
+        self, source: _Source, artifact: Artifact, fidelity: Fidelity, now: dt.datetime
+    ) -> ReleaseManifest:
+        plan, claim = source.books.plan, source.claim
         return ReleaseManifest(
             version=self._repository.next_version(CHANNEL),
             channel=CHANNEL,
             run=source.run.run_id,
             plan_name=plan.name,
             plan_digest=plan.digest,
-            rounds=source.rounds,
-            epsilon=epsilon_text(source.epsilons),
-            delta=plan.privacy.delta,
-            unit=plan.privacy.unit,
-            neighbouring_relation="add-or-remove-one",
+            rounds=tuple(record.number for record in source.books.rounds),
+            epsilon=claim.epsilon,
+            delta=claim.delta,
+            unit=claim.unit,
+            neighbouring_relation=RELATION,
             accountants=accountants(),
             base_model=BaseModelFacts(name=plan.model.base, digest=self._models.digest(plan)),
             aggregate_sha256=source.aggregate,
@@ -250,22 +293,14 @@ class Releaser:
         )
         return evidence.Release(
             manifest=manifest,
+            statement=self._statement(manifest),
             metadata={name: files.metadata(stored) for name, stored in names.items()},
         )
 
-
-def _epsilons(run: RunId, ledgers: dict[str, tuple[Entry, ...]], delta: float) -> list[float]:
-    """Each merchant's epsilon over everything it booked up to its last entry of this run."""
-    return [epsilon_pld(_events_until(run, entries), delta) for entries in ledgers.values()]
-
-
-def _events_until(run: RunId, entries: tuple[Entry, ...]) -> list[Any]:
-    bodies = [entry.body for entry in entries]
-    own = [
-        place for place, body in enumerate(bodies) if isinstance(body, Reserve) and body.run == run
-    ]
-    booked = bodies[: own[-1] + 1] if own else []
-    return [event for body in booked if isinstance(body, Reserve) for event in body.events]
+    def _statement(self, manifest: bytes) -> bytes | None:
+        """The privacy statement among a release's files; releases of before have none."""
+        facts = ReleaseManifest.parse(manifest).files.get(STATEMENT_NAME)
+        return None if facts is None else self.files.targets.read(Sha256(facts.sha256))
 
 
 def _constants(context: Content) -> Arrays:

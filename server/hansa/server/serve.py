@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -18,18 +17,28 @@ from sqlalchemy import Engine
 from hansa.core.errors import InvalidInputError
 from hansa.core.secure.roster import Trust
 from hansa.core.storage import BlobStore
-from hansa.protos.v1 import enrolment_pb2_grpc, operator_pb2_grpc, releases_pb2_grpc
+from hansa.core.transparency.checkpoint import origin_of
+from hansa.protos.v1 import (
+    enrolment_pb2_grpc,
+    log_pb2_grpc,
+    operator_pb2_grpc,
+    releases_pb2_grpc,
+)
 from hansa.server.authority import Authority
 from hansa.server.blobs import open_blobs
-from hansa.server.evidence import EvidenceDesk, ReleaseEvidence
+from hansa.server.evidence import EvidenceDesk, LogReader, ReleaseEvidence
 from hansa.server.launch import Launcher
 from hansa.server.ledger_desk import LedgerDesk
 from hansa.server.memory import share_arenas
 from hansa.server.own_certificates import ShownCertificate
 from hansa.server.plane import federation
+from hansa.server.plane.auditing import AuditDesk
 from hansa.server.plane.enrolment import EnrolmentService
+from hansa.server.plane.leaving import LeaveDesk
+from hansa.server.plane.log import LogDesk, LogService
 from hansa.server.plane.operator import Office, OperatorService
 from hansa.server.plane.peer import Gate
+from hansa.server.plane.reflection import reflect
 from hansa.server.plane.releases import ReleasesService
 from hansa.server.plane.standing import OpenStreams
 from hansa.server.releases.files import RepositoryFiles
@@ -37,6 +46,8 @@ from hansa.server.rounds.grid import Plane
 from hansa.server.rounds.worker import Releasing, RunWorker
 from hansa.server.scheduler import Scheduler, StandingOrders
 from hansa.server.settings import ServerSettings, StateFolder
+from hansa.server.signals import until_told_to_stop
+from hansa.server.state.auditors import Auditors
 from hansa.server.state.database import (
     is_shared,
     open_database,
@@ -50,6 +61,10 @@ from hansa.server.state.schedules import Schedules
 from hansa.server.state.tasks import Tasks
 from hansa.server.state.uploads import Deliveries
 from hansa.server.switchboard import Switchboard
+from hansa.server.terms import OfferedTerms
+from hansa.server.transparency.own_code import own_code
+from hansa.server.transparency.scribe import Scribe
+from hansa.server.transparency.store import LogStore
 from hansa.server.uploads import Uploads
 
 _log = logging.getLogger(__name__)
@@ -118,6 +133,10 @@ class Parts:
     releaser: Releases
     evidence: EvidenceDesk
     gate: Gate
+    auditors: Auditors
+    scribe: Scribe
+    terms: Callable[[], bytes]
+    """The operator's signed offer of terms as it is now."""
     schedules: Schedules
     allowed_apps: Callable[[], tuple[str, ...]]
     """The operator's list as it is now: it may grow while the server runs."""
@@ -144,6 +163,17 @@ def assemble(
     blobs = open_blobs(state, settings)
     releaser = open_releaser(state, settings, blobs)
     authority = Authority(state.authority, settings=settings, tuf_root=releaser.root(), now=utc_now)
+    uploads = Uploads(state.uploads, blobs, Deliveries(engine), tasks)
+    switchboard = _switchboard(engine)
+    scribe = Scribe(
+        engine,
+        key=authority.plan_key,
+        origin=origin_of(settings.federation),
+        releases=releaser,
+        switchboard=switchboard,
+        now=utc_now,
+        code=own_code(),
+    )
     return Parts(
         name=server_name(engine),
         engine=engine,
@@ -153,10 +183,10 @@ def assemble(
         tasks=tasks,
         runs=runs,
         journal=Journal(engine, time.time),
-        ledgers=LedgerDesk(members, copies),
+        ledgers=LedgerDesk(members, copies, uploads.received),
         blobs=blobs,
-        uploads=Uploads(state.uploads, blobs, Deliveries(engine), tasks),
-        switchboard=_switchboard(engine),
+        uploads=uploads,
+        switchboard=switchboard,
         releaser=releaser,
         evidence=EvidenceDesk(
             runs=runs,
@@ -165,7 +195,11 @@ def assemble(
             copies=copies,
             releases=releaser,
             plan_key=authority.plan_key,
+            log=LogReader(store=LogStore(engine), scribe=scribe),
         ),
+        auditors=Auditors(engine, time.time),
+        scribe=scribe,
+        terms=OfferedTerms(state.terms).signed,
         gate=Gate(members, utc_now),
         schedules=Schedules(engine, time.time),
         allowed_apps=lambda: state.settings().allowed_apps,
@@ -190,7 +224,10 @@ def _services(server: grpc.aio.Server, parts: Parts, streams: OpenStreams) -> No
         uploads=parts.uploads,
         ledgers=parts.ledgers,
         switchboard=parts.switchboard,
+        checkpoint=lambda: parts.scribe.newest,
+        terms=parts.terms,
     )
+    leaving = LeaveDesk(parts.engine, parts.evidence, parts.journal, parts.switchboard)
     office = Office(
         gate=parts.gate,
         streams=streams,
@@ -205,13 +242,30 @@ def _services(server: grpc.aio.Server, parts: Parts, streams: OpenStreams) -> No
         launcher=_launcher(parts),
         schedules=parts.schedules,
         blobs=parts.blobs,
+        auditing=AuditDesk(
+            authority=parts.authority, auditors=parts.auditors, address=parts.settings.address
+        ),
+        leaving=leaving,
     )
     federation.bind(server, desk)
-    enrolment = EnrolmentService(parts.gate, parts.members, parts.authority, parts.journal)
+    books = (parts.authority, parts.journal)
+    enrolment = EnrolmentService(parts.gate, parts.members, *books, leaving)
     enrolment_pb2_grpc.add_EnrolmentServicer_to_server(enrolment, server)
     operator_pb2_grpc.add_OperatorServicer_to_server(OperatorService(office), server)
     releases = ReleasesService(parts.releaser.files, parts.members, parts.gate.merchant)
     releases_pb2_grpc.add_ReleasesServicer_to_server(releases, server)
+    log_pb2_grpc.add_TransparencyLogServicer_to_server(LogService(_log_desk(parts)), server)
+
+
+def _log_desk(parts: Parts) -> LogDesk:
+    return LogDesk(
+        gate=parts.gate,
+        members=parts.members,
+        auditors=parts.auditors,
+        runs=parts.runs,
+        store=LogStore(parts.engine),
+        evidence=parts.evidence,
+    )
 
 
 def _credentials(authority: Authority) -> grpc.ServerCredentials:
@@ -236,14 +290,7 @@ async def _bind(server: grpc.aio.Server, parts: Parts) -> None:
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     await checker.set("", health_pb2.HealthCheckResponse.SERVING)
     if parts.settings.reflection:
-        _reflect(server)
-
-
-def _reflect(server: grpc.aio.Server) -> None:
-    from grpc_reflection.v1alpha import reflection
-
-    names = ["hansa.v1.Federation", "hansa.v1.Enrolment", "hansa.v1.Releases", "hansa.v1.Operator"]
-    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        reflect(server)
 
 
 async def _refresh_releases(releaser: Releases) -> None:
@@ -270,7 +317,7 @@ async def serve(state: StateFolder, port: int | None = None) -> None:
     parts = assemble(state, port=port)
     async with running(parts):
         _log.info("listening on %s:%s", parts.settings.listen, parts.settings.port)
-        await _until_told_to_stop(rotate=parts.authority.own.rotate)
+        await until_told_to_stop(rotate=parts.authority.own.rotate)
 
 
 @contextlib.asynccontextmanager
@@ -294,6 +341,7 @@ async def _running(parts: Parts) -> AsyncIterator[None]:
     server = grpc.aio.server(options=_OPTIONS, interceptors=(streams,))
     _services(server, parts, streams)
     await _bind(server, parts)
+    await asyncio.to_thread(parts.scribe.start)
     await server.start()
     worker, scheduler = _worker(parts), _scheduler(parts)
     worker.start()
@@ -307,6 +355,7 @@ async def _running(parts: Parts) -> AsyncIterator[None]:
         checks.cancel()
         await asyncio.to_thread(scheduler.stop)
         await asyncio.to_thread(worker.stop)
+        await asyncio.to_thread(parts.scribe.stop)
         await asyncio.to_thread(parts.switchboard.close)
         await server.stop(_GRACE_S)
         parts.engine.dispose()
@@ -349,12 +398,3 @@ def _worker(parts: Parts) -> RunWorker:
         lease_s=parts.settings.run_lease_s,
         allowed_apps=parts.allowed_apps,
     )
-
-
-async def _until_told_to_stop(*, rotate: Callable[[], None]) -> None:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, rotate)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
-    await told.wait()

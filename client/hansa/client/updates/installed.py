@@ -1,4 +1,8 @@
-"""The releases on a site's disk: what was verified once, and is checked again before it is used."""
+"""The releases on a site's disk: what was verified once, and is checked again before it is used.
+
+A release that was installed before there were privacy statements goes on being served; one that has
+a statement is served only as long as the statement agrees with the manifest.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from hansa.core.canonical import sha256_hex
 from hansa.core.errors import UntrustedReleaseError
 from hansa.core.release import MANIFEST_NAME, ReleaseManifest
+from hansa.core.statement import STATEMENT_NAME, PrivacyStatement
+from hansa.core.statement_rules import read_statement
 from hansa.core.storage import file_sha256
 
 
@@ -48,6 +54,15 @@ class InstalledReleases:
         folder = self.current()
         return None if folder is None else _read_manifest(folder)
 
+    def current_statement(self) -> PrivacyStatement | None:
+        """The privacy statement of the release to serve; None where it was made without one.
+
+        Raises:
+            UntrustedReleaseError: as ``current``.
+        """
+        folder = self.current()
+        return None if folder is None else _statement(folder, _read_manifest(folder))
+
     def pointer(self) -> Pointer | None:
         """Which release is current; None before the first one.
 
@@ -83,3 +98,10 @@ def _verify_folder(folder: Path, manifest_sha256: str) -> None:
             manifest.verify_file(name, file_sha256(path), path.stat().st_size)
         except OSError as error:
             raise UntrustedReleaseError(f"{folder} has lost {name!r}; update again") from error
+    _statement(folder, manifest)
+
+
+def _statement(folder: Path, manifest: ReleaseManifest) -> PrivacyStatement | None:
+    if STATEMENT_NAME not in manifest.files:
+        return None
+    return read_statement(manifest, (folder / STATEMENT_NAME).read_bytes())

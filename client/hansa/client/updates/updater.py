@@ -5,6 +5,9 @@ The line and the server are not trusted; the root pinned at the join is, and wha
 * TUF verifies the metadata: signatures and thresholds, expiry, no version going back, no mixture of
   two publications. It compares expiry dates with this machine's clock.
 * Every file is verified against its TUF target and the manifest of the release, which must agree.
+* A release is loaded only with a privacy statement that agrees with the manifest and, where the
+  site knows more, with its plan, ledger and contract. One without a statement that this site has
+  installed already goes on being served, and is mended from the server; no other is loaded.
 * A download goes on where it stopped, after a broken line and after a killed process alike.
 * A release is installed whole: ``current`` names it only when all of its files are on the disk.
 * Whatever fails, ``current()`` goes on answering with the last verified release.
@@ -31,6 +34,7 @@ from tuf.api import exceptions as tuf_errors
 from tuf.ngclient import TargetFile
 from tuf.ngclient import Updater as TufUpdater
 
+from hansa.client.updates.guard import StatementGuard
 from hansa.client.updates.installed import InstalledReleases, Pointer
 from hansa.client.updates.release_source import METADATA_URL, MetadataFetcher, ReleaseSource
 from hansa.core.canonical import canonical_json
@@ -43,6 +47,8 @@ from hansa.core.errors import (
 )
 from hansa.core.ids import Sha256
 from hansa.core.release import MANIFEST_NAME, ReleaseManifest, pointer_path, target_path
+from hansa.core.statement import MAX_STATEMENT_BYTES, STATEMENT_NAME
+from hansa.core.statement_rules import missing_sentence, read_statement
 from hansa.core.storage import check_sha256, file_sha256, fsync_directory, write_atomically
 
 _log = logging.getLogger(__name__)
@@ -62,13 +68,21 @@ class Updater:
     """Keeps one folder of verified releases; only one process at a time updates it."""
 
     def __init__(
-        self, folder: Path, source: ReleaseSource, root: bytes, limits: UpdateLimits | None = None
+        self,
+        folder: Path,
+        source: ReleaseSource,
+        root: bytes,
+        limits: UpdateLimits | None = None,
+        *,
+        guard: StatementGuard | None = None,
     ) -> None:
+        """Takes the pinned root; ``guard`` compares statements with what the site itself knows."""
         self._folder = folder
         self._installed = InstalledReleases(folder)
         self._source = source
         self._root = root
         self._limits = limits or UpdateLimits()
+        self._guard = guard
 
     def current(self) -> Path | None:
         """See ``InstalledReleases.current``."""
@@ -85,7 +99,9 @@ class Updater:
             Its folder; None if it is current already, or the channel has no release yet.
 
         Raises:
-            UntrustedReleaseError: metadata or files lack the trust they need, or have expired.
+            UntrustedReleaseError: metadata or files lack the trust they need, or have expired, or
+                the release has no privacy statement, or one that is wrong.
+            ContractError: the release is outside the merchant's terms.
             TransportError: the server cannot be reached, or the line broke; call again to go on.
             UnauthorisedError: the server refuses this merchant.
             NotFoundError: the server has lost a signed file.
@@ -107,6 +123,7 @@ class Updater:
         if self._is_current(manifest):
             return None
         self._refuse_older(manifest)
+        self._check_statement(tuf, manifest)
         folder = self._install(tuf, manifest)
         self._tidy(manifest)
         _log.info("installed release %s of channel %s", manifest.version, channel)
@@ -145,6 +162,28 @@ class Updater:
                 f"release {manifest.version} is older than the installed {pointer.version}; "
                 "a rollback has to be published as a newer release"
             )
+
+    def _check_statement(self, tuf: TufUpdater, manifest: ReleaseManifest) -> None:
+        """Before anything large is fetched; what is installed already was judged in its time."""
+        if STATEMENT_NAME not in manifest.files:
+            if not self._was_installed(manifest):
+                raise UntrustedReleaseError(missing_sentence(manifest))
+            _log.warning("release %s has no privacy statement", manifest.version)
+            return
+        if manifest.files[STATEMENT_NAME].size_bytes > MAX_STATEMENT_BYTES:
+            raise UntrustedReleaseError("the privacy statement is larger than 32 MiB; refuse it")
+        path = self._obtain(_file_target(tuf, manifest, STATEMENT_NAME))
+        statement = read_statement(manifest, path.read_bytes())
+        if self._guard is not None:
+            self._guard.check(statement)
+
+    def _was_installed(self, manifest: ReleaseManifest) -> bool:
+        """Whether this very release is the one that this site serves, damaged or not."""
+        try:
+            pointer = self._installed.pointer()
+        except UntrustedReleaseError:
+            return False
+        return pointer is not None and pointer.manifest_sha256 == manifest.digest
 
     def _install(self, tuf: TufUpdater, manifest: ReleaseManifest) -> Path:
         folder = self._installed.release_folder(manifest.channel, manifest.version)

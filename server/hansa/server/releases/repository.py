@@ -20,6 +20,7 @@ from tuf.api.metadata import MetaFile, TargetFile
 from hansa.core.errors import ConflictError, NotFoundError, UntrustedReleaseError
 from hansa.core.ids import ReleaseVersion, Sha256
 from hansa.core.release import ReleaseManifest, pointer_path, target_path
+from hansa.core.statement import STATEMENT_NAME
 from hansa.core.storage import CHUNK_BYTES, file_sha256
 from hansa.server.releases.files import RepositoryFiles
 from hansa.server.releases.keys import OnlineKeys
@@ -123,6 +124,9 @@ class ReleaseRepository:
     def roll_back(self, channel: str, to: ReleaseVersion, now: datetime) -> ReleaseVersion:
         """Publishes the files of release ``to`` again, under the next version.
 
+        A release that was made before there were privacy statements can be restored too, but only
+        clients of that time load it; newer ones refuse it and go on serving what they have.
+
         Raises:
             NotFoundError: the channel does not list ``to``, or one of its files is gone.
             ConflictError: ``to`` is the newest already, or another process is writing.
@@ -134,6 +138,8 @@ class ReleaseRepository:
             old = self.manifest(channel, to)
             change = {"version": version, "restores": to, "created": now}
             manifest = ReleaseManifest.model_validate({**old.model_dump(), **change})
+            if STATEMENT_NAME not in manifest.files:
+                _log.warning("release %s has no privacy statement: no new site loads it", to)
             for facts in manifest.files.values():
                 self.files.targets.size(Sha256(facts.sha256))
             return self._release(manifest, now)

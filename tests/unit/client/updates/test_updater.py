@@ -30,6 +30,7 @@ from hansa.server.releases.keys import (
 from hansa.server.releases.repository import ReleaseRepository
 from tests.fakes.release_source import PIECE_BYTES, FakeReleaseSource
 from tests.fakes.release_world import CHANNEL, TODAY, ReleaseWorld, manifest_of, pseudo_random
+from tests.fakes.statements import stated
 
 MODEL_BYTES = 300_000
 
@@ -73,7 +74,7 @@ def test_the_newest_release_is_installed_whole(world: ReleaseWorld, updater: Upd
     folder = updater.refresh_and_fetch(CHANNEL)
     assert folder == world.folder / "site/releases/stable/1" == updater.current()
     assert {path.name for path in folder.iterdir()} == {
-        "manifest.json", "model.onnx", "tokenizer.json",
+        "manifest.json", "model.onnx", "privacy.json", "tokenizer.json",
     }  # fmt: skip
     assert (folder / "model.onnx").read_bytes() == pseudo_random(MODEL_BYTES, 1)
     assert ReleaseManifest.parse((folder / "manifest.json").read_bytes()).version == 1
@@ -182,7 +183,7 @@ def publish_lie(
     files = {"model.onnx": b"what is stored"}
     monkeypatch.setattr(ReleaseRepository, "_already_newest", lambda *_: False)
     monkeypatch.setattr(ReleaseManifest, method, lambda _: answer)
-    world.repository.publish(world.artifact(files, 2), manifest_of(files, 2), TODAY)
+    world.publish(manifest_of(files, 2), files)
     monkeypatch.undo()
 
 
@@ -197,7 +198,7 @@ def test_a_wrong_digest_in_the_manifest_is_refused(
     world: ReleaseWorld, updater: Updater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     updater.refresh_and_fetch(CHANNEL)
-    lie = manifest_of({"model.onnx": b"what is promised"}, 2).to_bytes()
+    lie = stated(manifest_of({"model.onnx": b"what is promised"}, 2))[0].to_bytes()
     publish_lie(world, monkeypatch, "to_bytes", lie)
     refuses(updater, r"'model\.onnx' of release 2 is not what the manifest promises")
 
@@ -205,8 +206,8 @@ def test_a_wrong_digest_in_the_manifest_is_refused(
 def test_a_manifest_naming_a_file_without_a_target_is_refused(
     world: ReleaseWorld, updater: Updater, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wide = manifest_of({"model.onnx": b"what is stored", "extra.bin": b"y"}, 2).to_bytes()
-    publish_lie(world, monkeypatch, "to_bytes", wide)
+    wide, _ = stated(manifest_of({"model.onnx": b"what is stored", "extra.bin": b"y"}, 2))
+    publish_lie(world, monkeypatch, "to_bytes", wide.to_bytes())
     refuses(updater, r"names 'stable/2/extra\.bin', the signed metadata does not")
 
 
@@ -341,7 +342,7 @@ def test_a_site_that_slept_through_three_ceremonies_still_updates(
 def test_a_broken_line_is_resumed_where_it_broke(
     updater: Updater, source: FakeReleaseSource
 ) -> None:
-    source.break_after = [10**9, 100_001, 50_000]
+    source.break_after = [10**9, 10**9, 100_001, 50_000]
     updater.refresh_and_fetch(CHANNEL)
     assert serves(updater) == 1
     streams = [(offset, n) for path, offset, n in source.sent if path == "stable/1/model.onnx"]
@@ -353,7 +354,7 @@ def test_a_killed_process_resumes_and_only_the_missing_bytes_are_sent(
 ) -> None:
     limits = UpdateLimits(max_streams=1)
     killed = Updater(world.folder / "site", source, world.root, limits)
-    source.break_after = [10**9, 200_000]
+    source.break_after = [10**9, 10**9, 200_000]
     with pytest.raises(TransportError, match="200000 of 300000 bytes"):
         killed.refresh_and_fetch(CHANNEL)
     assert killed.current() is None
