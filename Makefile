@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE = 1
 export FLWR_TELEMETRY_ENABLED = 0
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: setup demo test lint type imports proto requirements bench bench-federation bench-report chaos clean
+.PHONY: setup demo test lint type imports proto requirements bench bench-federation bench-privacy bench-report chaos clean
 
 setup: $(STAMP)  ## make .venv with the pinned packages (once)
 
@@ -37,7 +37,7 @@ requirements: setup  ## compile requirements/*.txt anew from pyproject.toml
 	@$(BIN)/python scripts/compile_requirements.py
 
 # Longer ones, with targets of their own.
-ENGINE_BENCHMARKS := $(addprefix benchmarks/,__init__.py federation.py chaos.py report.py)
+ENGINE_BENCHMARKS := $(addprefix benchmarks/,__init__.py suite.py federation.py privacy.py chaos.py report.py)
 
 bench: setup  ## every benchmark; each prints JSON
 	@for script in $(filter-out $(ENGINE_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$script"; \
@@ -45,6 +45,9 @@ bench: setup  ## every benchmark; each prints JSON
 
 bench-federation: setup  ## the federation engine beside its peers, into build/bench/federation.json
 	@$(BIN)/python -m benchmarks.federation --out build/bench/federation.json
+
+bench-privacy: setup  ## what privacy costs and how well it is checked, into build/bench/privacy.json
+	@$(BIN)/python -m benchmarks.privacy --out build/bench/privacy.json
 
 chaos: setup  ## 100 rounds of 8 clients while everything breaks, into build/bench/chaos.json
 	@$(BIN)/python -m benchmarks.chaos --rounds 100 --clients 8 --out build/bench/chaos.json

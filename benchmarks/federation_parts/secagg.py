@@ -162,6 +162,7 @@ class Round:
     def _mask(self, name: MerchantId, request: bytes) -> bytes:
         state = self._members[name].begin_masking(self._states[name], request)
         self._states[name] = state
+        state.line("train", 0)
         return self._members[name].masked(state, self._update).to_bytes()
 
     def _vote(self, name: MerchantId, request: bytes) -> bytes:
@@ -173,9 +174,13 @@ class Round:
         return self._stored(name, "unmask")
 
     def _stored(self, name: MerchantId, stage: str) -> bytes:
-        """As the shell does: to the file's form and back, but for the disk."""
-        self._states[name] = MemberState.parse(self._states[name].to_bytes(), "the state")
-        return self._states[name].reply(stage)
+        """As the shell does: in the file's form, but for the disk."""
+        state = self._states[name]
+        if stage in ("keys", "shares"):
+            state.to_bytes()
+        elif stage == "survivors":
+            state.line(stage, 0)
+        return state.reply(stage)
 
     def _check(self, total: np.ndarray, members: int) -> None:
         exact = SETTING.coding.decode(SETTING.coding.encode(self._update)) * members

@@ -24,7 +24,9 @@ from benchmarks.federation_parts.measure import cpu_seconds
 from benchmarks.federation_parts.payload import PAYLOADS
 from benchmarks.federation_parts.processes import Processes, free_port, wait_until
 from hansa.client.enrol import Terms, join
+from hansa.client.ledger_store import LedgerStore
 from hansa.client.site import Site
+from hansa.core.contract import Contract
 from hansa.core.errors import HansaError
 from hansa.core.invitation import Invitation
 from hansa.core.plan import RunPlan
@@ -150,7 +152,10 @@ class World:
             serving_port=0,
             update_period_s=60.0,
         )
-        settings = join(site, invitation, terms, dt.datetime.now(dt.UTC))
+        now = dt.datetime.now(dt.UTC)
+        settings = join(site, invitation, terms, now)
+        with LedgerStore.open(site.ledger) as store:
+            store.accept(Contract(noise=("distributed", "local")), now=dt.datetime.now(dt.UTC))
         if through_port is not None:
             where = {"server_address": f"127.0.0.1:{through_port}"}
             site.write(settings.model_copy(update=where))
