@@ -7,8 +7,8 @@ seed. ``table`` has the lower bounds on epsilon for the test setting, whose clai
 Command:
     python -m benchmarks.privacy_parts.empirical --seeds 3
 
-Expected: planted_bugs_caught 3; bounds of 0.1 to 0.5 for the code as it is, 1.3 to 2.0 for a quarter
-of the noise or four times the clip norm, 2.8 to 3.5 for an eighth of the noise.
+Expected: planted_bugs_caught 3; bounds of 0.1 to 0.5 for the code as it is, 1.3 to 2.0 for a
+quarter of the noise or four times the clip norm, 2.8 to 3.5 for an eighth of the noise.
 """
 
 import argparse
