@@ -23,6 +23,12 @@ def verify(processes: Processes, pack: Path) -> dict[str, Any]:
         raise StepError(f"hansa-audit verify failed: {done.stderr.strip()}") from error
 
 
+def write_report(processes: Processes, pack: Path, folder: Path) -> None:
+    """The regulator pack, in both languages."""
+    options = ("--out", str(folder), "--language", "both")
+    processes.run("hansa-audit", "report", str(pack), *options)
+
+
 def tampered_copy(pack: Path) -> Path:
     """A copy of the pack in which one byte of one merchant's ledger is another.
 

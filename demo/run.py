@@ -16,7 +16,7 @@ from typing import Any
 
 import scoreboard
 import show
-from audit import tampered_copy, verify
+from audit import tampered_copy, verify, write_report
 from federation import Federation, Merchant, fresh_folder, python_script
 from processes import Processes, StepError
 from questions import ask_shops, measure_latency
@@ -112,8 +112,10 @@ def _observe(
 
 def _audit(processes: Processes, pack: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the auditor finds in the evidence, and in a copy with one byte flipped."""
-    with show.step("auditor: verify, flip one byte, verify again", 2) as bar:
+    with show.step("auditor: verify, write the report, flip one byte, verify again", 3) as bar:
         report = verify(processes, pack)
+        bar.advance()
+        write_report(processes, pack, pack.parent / "regulator-pack")
         bar.advance()
         return report, verify(processes, tampered_copy(pack))
 

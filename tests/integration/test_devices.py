@@ -35,4 +35,4 @@ def test_a_site_with_too_few_gpus_refuses_before_it_spends_and_says_why(tmp_path
         assert refused(round_info) == {"poor": "contract"}
         assert "4 devices and this site has 1 GPUs" in round_info.refused[0].sentence
         assert toy.rounds == []
-        assert len(read_ledger(poor.ledger).entries) == 1  # its opening alone
+        assert len(read_ledger(poor.ledger).entries) == 2  # its opening and its contract alone
