@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.tiny_world import PLAN, SHOPPERS, write_world
+from tests.fakes.tiny_world import PLAN, RAW_ID, SHOPPERS, write_world
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -118,13 +118,25 @@ def test_no_process_outlives_the_demo(demo) -> None:
     assert _processes_that_name(str(demo[2])) == []
 
 
-def test_no_log_holds_a_shopper_id_or_a_query(demo) -> None:
+def test_no_raw_shopper_id_is_in_any_output_or_file_name(demo, world) -> None:
+    """Logs, ledgers, packs, reports, databases, blobs: whatever a whole federation wrote."""
+    _, shown, out = demo
+    assert RAW_ID in (world / "exports" / "harbour" / "events.csv").read_text()
+    assert "connected to" in "".join(path.read_text() for path in (out / "logs").glob("*.log"))
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert len(written) > 100
+    assert [path for path in out.rglob("*") if RAW_ID in path.name] == []
+    assert [path for path in written if RAW_ID.encode() in path.read_bytes()] == []
+    assert RAW_ID not in shown
+
+
+def test_the_regulator_pack_is_written_in_both_languages(demo) -> None:
     _, _, out = demo
-    logs = "".join(path.read_text(errors="replace") for path in (out / "logs").glob("*.log"))
-    assert "connected to" in logs
-    for shopper in ("harbour-0", "market-3", "station-7", "village-11"):
-        assert f" {shopper} " not in logs
-        assert f"'{shopper}'" not in logs
+    page = next(out.rglob("regulator-pack/report.html")).read_text(encoding="utf-8")
+    facts = json.loads(next(out.rglob("regulator-pack/report.json")).read_text(encoding="utf-8"))
+    assert 'lang="en"' in page
+    assert 'lang="zh' in page
+    assert facts["passed"] is True
 
 
 @pytest.mark.parametrize("moment", ["start --state", " join @", "start --site"])

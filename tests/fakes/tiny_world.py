@@ -16,6 +16,9 @@ from tests.fakes.tiny_model import write_tokenizer
 
 COLOURS = ("red", "blue", "green", "black", "white")
 THINGS = ("shoe", "hat", "lamp", "table", "chair", "bottle", "kettle", "phone", "cable", "hose")
+RAW_ID = "loyalty-card"
+"""What every raw shopper id begins with, and nothing else."""
+
 SHOPPERS = {"harbour": 24, "market": 18, "station": 16, "village": 12}
 
 PLAN = {
@@ -85,7 +88,7 @@ def _write_merchant(exports: Path, name: str, items: list[dict[str, str]]) -> di
     _write_csv(exports / name / "catalogue.csv", items)
     events = [
         {
-            "shopper_id": f"{name}-{shopper}",
+            "shopper_id": f"{RAW_ID}-{name}-{shopper}",
             "time": f"2026-01-{1 + number:02d}T10:00:00+00:00",
             "kind": "purchase",
             "item_id": f"{rng.choice((colour, colour, rng.choice(COLOURS)))}-{rng.choice(THINGS)}",

@@ -111,7 +111,6 @@ class Transfers:
         batch: list[Data] = []
         writing: asyncio.Future[None] | None = None
         async for part in stream:
-            await self._pass_turnstile()
             if isinstance(part, pb.UploadMessage):
                 raise InvalidInputError("after its header an upload holds nothing but data")
             batch.append(part)
@@ -122,6 +121,7 @@ class Transfers:
             last = len(batch) <= self.measure.batch and incoming.ends_with(batch)
             if writing is None and not last:
                 writing, batch = self.begin(incoming.append, batch), []
+            await self._pass_turnstile()  # last, whatever the writing waited for
         if writing is not None:
             await writing
         return await self.run(incoming.finish, batch)
