@@ -14,8 +14,8 @@ from hansa.audit.copies import read_copies, read_file
 from hansa.audit.log_view import LogView
 from hansa.audit.outcome import errors_as_exit_codes, print_json
 from hansa.audit.pull import connected, pull
-from hansa.audit.who import Holding, holdings
 from hansa.core.errors import AuditFailedError, InvalidInputError
+from hansa.core.transparency.holdings import Holding, holdings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines, not tables.")]
 Folder = Annotated[Path, typer.Option("--folder", help="The auditor's own folder.")]

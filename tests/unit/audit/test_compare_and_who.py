@@ -5,12 +5,12 @@ import pytest
 from hansa.audit.compare import compare
 from hansa.audit.copies import read_copies
 from hansa.audit.log_view import LogView
-from hansa.audit.who import holdings
 from hansa.core.canonical import canonical_json
 from hansa.core.errors import HansaError, InvalidInputError
 from hansa.core.evidence import write_pack
 from hansa.core.signing import key_id_of
 from hansa.core.transparency.checkpoint import CheckpointBook
+from hansa.core.transparency.holdings import holdings
 from hansa.core.transparency.leaves import AggregateLeaf, ReleaseLeaf
 from tests.fakes.audit_world import NOW, PLAN_KEY, AuditWorld, checkpoint_of
 

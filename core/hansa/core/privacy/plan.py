@@ -33,7 +33,7 @@ from hansa.core.privacy.events import (
     merge,
 )
 from hansa.core.privacy.groups import epsilon_of_group
-from hansa.core.privacy.mechanism import AesNormal, Entropy, choose_records, poisson_sample
+from hansa.core.privacy.mechanism import AesNormal, Entropy, choose_records
 from hansa.core.privacy.noise import IndependentNoise, NoiseStream
 from hansa.core.privacy.sampling import CyclicSampler, PoissonSampler, UnitSampler
 
@@ -112,15 +112,6 @@ class PrivacyPlan:
         self._needs_no_turns()
         return self.sampler(entropy).sample(count, step)
 
-    def sample_shoppers(self, count: int, entropy: Entropy) -> npt.NDArray[np.int64]:
-        """Indices of the shoppers of one step; private, and possibly none.
-
-        Raises:
-            InvalidInputError: units take turns, so that only ``sampler`` can draw them.
-        """
-        self._needs_no_turns()
-        return poisson_sample(count, self.sampling_rate, entropy)
-
     def sample_records(self, count: int, entropy: Entropy) -> npt.NDArray[np.int64]:
         """Indices of one shopper's records in one step: at most k of ``count``."""
         return choose_records(count, self.records_per_shopper, entropy)
@@ -130,13 +121,6 @@ class PrivacyPlan:
         if self.bands is not None:
             return BandedNoise(stream, bands=self.bands, steps=self.local_steps, std=self.noise_std)
         return IndependentNoise(stream, std=self.noise_std)
-
-    def noise(self, size: int, stream: AesNormal) -> npt.NDArray[np.float64]:
-        """Independent noise for one step's clipped sum, ``(size,)``, in the unit of the clip norm.
-
-        ``noise_stream`` is its successor, which knows banded noise too.
-        """
-        return stream.normal(size, std=self.noise_std)
 
     def events_for(self, phase: str) -> tuple[PrivacyEvent, ...]:
         """What one task of a phase costs; the one place that client, server and auditor ask.

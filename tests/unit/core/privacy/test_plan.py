@@ -45,7 +45,7 @@ def run_plan(*, steps: int = 3, quorum: int = 1, secure: bool = False, **privacy
 def test_the_noise_is_the_multiplier_times_the_clip_norm() -> None:
     plan = PrivacyPlan.of(run_plan())
     assert plan.noise_std == 1.0
-    noise = plan.noise(100_000, AesNormal.fresh(SeededEntropy()))
+    noise = plan.noise_stream(AesNormal.fresh(SeededEntropy())).next(100_000)
     assert noise.std() == pytest.approx(1.0, rel=0.02)
 
 
@@ -70,7 +70,7 @@ def test_without_evaluation_noise_no_metric_is_worth_anything_for_none_leaves() 
 
 def test_the_mechanism_samples_as_the_event_says() -> None:
     plan, entropy = PrivacyPlan.of(run_plan()), SeededEntropy(5)
-    sizes = [plan.sample_shoppers(1000, entropy).size for _ in range(300)]
+    sizes = [plan.sample(1000, 0, entropy).size for _ in range(300)]
     assert np.mean(sizes) == pytest.approx(100, rel=0.02)
     assert plan.sample_records(9, entropy).size == plan.records_per_shopper == 4
 
@@ -180,9 +180,8 @@ def test_units_that_take_turns_cannot_be_sampled_step_by_step() -> None:
     sampler = plan.sampler(entropy)
     both = np.concatenate([sampler.sample(100, 0), sampler.sample(100, 1)])
     assert sorted(both.tolist()) == list(range(100))
-    for draw in (lambda: plan.sample(100, 0, entropy), lambda: plan.sample_shoppers(100, entropy)):
-        with pytest.raises(InvalidInputError, match="take turns"):
-            draw()
+    with pytest.raises(InvalidInputError, match="take turns"):
+        plan.sample(100, 0, entropy)
 
 
 def test_nothing_public_about_the_mechanism_depends_on_the_shops_size() -> None:
